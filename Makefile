@@ -1,0 +1,39 @@
+# Needs Python 3.10 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test quick slow lint bench mutants screenshot clean
+
+demo: $(READY)          ## train the demo's networks and print the report
+	$(BIN)/actdiag demo
+
+test: lint quick        ## what every commit passes: checks and the default suite
+
+quick: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(READY)          ## what takes longer: whole demos, fresh environments, a browser
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)         ## cost of observing, as ratios to the bare training
+	$(BIN)/python benchmarks/overhead.py
+
+mutants: $(READY)       ## deliberate wrong edits that the suite must catch
+	$(BIN)/python tests/mutants.py
+
+screenshot: $(READY)    ## docs/images from a real TensorBoard in headless Chromium
+	$(BIN)/python docs/screenshot.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint ./constraints.txt --editable './[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

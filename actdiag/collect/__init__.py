@@ -1,0 +1,1 @@
+"""From tensors in hooks to one Snapshot: everything that needs torch and gives no verdict."""

@@ -1,0 +1,342 @@
+"""What is known about activation functions, as data.
+
+The gate is the slope at the pre-activation over the largest slope, g = |f'(z)| / max|f'|, in [0, 1]. An element
+is *closed* where g < 0.01 and, for bounded functions only, *saturated* where g <= 0.0591 (that is |tanh| >= 0.97,
+Karpathy, makemore part 3). Both are stated as ranges of the variable that is read: the output where it
+determines the slope, the input where it does not (GELU, SiLU, Mish, Hardswish are not monotone; they are judged
+on the tail, because the slope also vanishes at one healthy point). tests/test_activations.py recomputes every
+number with autograd and quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+CLOSED_GATE = 0.01
+SATURATED_GATE = 0.0591
+_INF = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationFacts:
+    """One activation function.
+
+    - `reads`: whether `gate`, `closed_*` and `saturated_*` speak of the output or of the input.
+    - `gate`: from that variable to g in [0, 1], elementwise; None where the slope cannot be told from it.
+    - `closed_low`, `closed_high`: closed at or below / at or above; infinite where that side never closes.
+    - `saturated_low`, `saturated_high`: the same for saturated; None for a function that is not bounded there.
+    - `expected_mean`, `expected_std`: of f(z) for z ~ N(0, 1); None if unknown. "Mean 0.4 after ReLU" is normal.
+    - `max_slope`: the largest |f'|.
+    - `clips`: closed exactly at its bounds, so that comparisons are made in the tensor's own dtype.
+    """
+
+    name: str
+    reads: Literal["output", "input"]
+    gate: Callable[[Tensor], Tensor] | None
+    closed_low: float = -_INF
+    closed_high: float = _INF
+    saturated_low: float | None = None
+    saturated_high: float | None = None
+    expected_mean: float | None = None
+    expected_std: float | None = None
+    max_slope: float = 1.0
+    clips: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether "saturated" can be said of it."""
+        return self.saturated_low is not None or self.saturated_high is not None
+
+    @property
+    def can_close(self) -> bool:
+        """Whether a unit of it can be dead at all (LeakyReLU and PReLU: never)."""
+        return self.closed_low > -_INF or self.closed_high < _INF
+
+    def closed_mask(self, x: Tensor) -> Tensor:
+        """Elementwise: 1 where closed, else 0, float32. NaN is 0: a broken unit must not be reported dead."""
+        masks = []
+        for compare, bound in ((torch.le, self.closed_low), (torch.ge, self.closed_high)):
+            if math.isfinite(bound):
+                mask = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+                masks.append(compare(x, bound, out=mask))
+        if not masks:
+            return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        return masks[0] if len(masks) == 1 else masks[0].add_(masks[1])
+
+
+def above(a: Tensor, bound: float) -> Tensor:
+    """1 where a > bound, else 0, in a's dtype."""
+    return torch.gt(a, bound, out=torch.empty_like(a))
+
+
+def _phi(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _gelu_slope(z: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * _phi(z)
+
+
+def _gelu_tanh_slope(z: Tensor) -> Tensor:
+    c = math.sqrt(2 / math.pi)
+    t = torch.tanh(c * (z + 0.044715 * z**3))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z)
+
+
+def _silu_slope(z: Tensor) -> Tensor:
+    s = torch.sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+def _mish_slope(z: Tensor) -> Tensor:
+    t = torch.tanh(torch.nn.functional.softplus(z))
+    return t + z * (1 - t * t) * torch.sigmoid(z)
+
+
+def _hardswish_slope(z: Tensor) -> Tensor:
+    inside = (2 * z + 3) / 6
+    return torch.where(z <= -3, torch.zeros_like(z), torch.where(z >= 3, torch.ones_like(z), inside))
+
+
+def _over(slope: Callable[[Tensor], Tensor], largest: float) -> Callable[[Tensor], Tensor]:
+    return lambda z: slope(z).abs() / largest
+
+
+def _inside(low: float, high: float) -> Callable[[Tensor], Tensor]:
+    return lambda a: above(a, low).mul_(torch.lt(a, high, out=torch.empty_like(a)))
+
+
+_TANH_CLOSED = math.sqrt(1 - CLOSED_GATE)
+_SIGMOID_CLOSED = ((1 - _TANH_CLOSED) / 2, (1 + _TANH_CLOSED) / 2)
+_SOFTSIGN_CLOSED = 1 - math.sqrt(CLOSED_GATE)
+_SOFTSIGN_SATURATED = 1 - math.sqrt(SATURATED_GATE)
+
+RELU = ActivationFacts(
+    name="ReLU",
+    reads="output",
+    gate=lambda a: above(a, 0.0),
+    closed_low=0.0,
+    expected_mean=0.39894,
+    expected_std=0.58382,
+    clips=True,
+)
+# Zero is ReLU6's inactive end, as it is ReLU's: only the upper bound is called saturated.
+RELU6 = replace(RELU, name="ReLU6", gate=_inside(0.0, 6.0), closed_high=6.0, saturated_high=6.0)
+TANH = ActivationFacts(
+    name="Tanh",
+    reads="output",
+    gate=lambda a: 1 - a * a,
+    closed_low=-_TANH_CLOSED,
+    closed_high=_TANH_CLOSED,
+    saturated_low=-0.97,
+    saturated_high=0.97,
+    expected_mean=0.0,
+    expected_std=0.62793,
+)
+SIGMOID = ActivationFacts(
+    name="Sigmoid",
+    reads="output",
+    gate=lambda a: 4 * a * (1 - a),
+    closed_low=_SIGMOID_CLOSED[0],
+    closed_high=_SIGMOID_CLOSED[1],
+    saturated_low=0.015,
+    saturated_high=0.985,
+    expected_mean=0.5,
+    expected_std=0.20828,
+    max_slope=0.25,
+)
+HARDSIGMOID = ActivationFacts(
+    name="Hardsigmoid",
+    reads="output",
+    gate=_inside(0.0, 1.0),
+    closed_low=0.0,
+    closed_high=1.0,
+    saturated_low=0.0,
+    saturated_high=1.0,
+    expected_mean=0.5,
+    expected_std=0.16625,
+    max_slope=1 / 6,
+    clips=True,
+)
+SOFTSIGN = ActivationFacts(
+    name="Softsign",
+    reads="output",
+    gate=lambda a: (1 - a.abs()) ** 2,
+    closed_low=-_SOFTSIGN_CLOSED,
+    closed_high=_SOFTSIGN_CLOSED,
+    saturated_low=-_SOFTSIGN_SATURATED,
+    saturated_high=_SOFTSIGN_SATURATED,
+    expected_mean=0.0,
+    expected_std=0.42780,
+)
+LOGSIGMOID = ActivationFacts(
+    name="LogSigmoid",
+    reads="output",
+    gate=lambda a: -torch.expm1(a),
+    closed_high=math.log1p(-CLOSED_GATE),
+    expected_mean=-0.80606,
+    expected_std=0.52107,
+)
+GELU = ActivationFacts(
+    name="GELU",
+    reads="input",
+    gate=_over(_gelu_slope, 1.12890),
+    closed_low=-3.0217,
+    expected_mean=0.28209,
+    expected_std=0.58792,
+    max_slope=1.12890,
+)
+GELU_TANH = replace(
+    GELU,
+    name="GELU(tanh)",
+    gate=_over(_gelu_tanh_slope, 1.12899),
+    closed_low=-3.0094,
+    expected_mean=0.28204,
+    max_slope=1.12899,
+)
+SILU = ActivationFacts(
+    name="SiLU",
+    reads="input",
+    gate=_over(_silu_slope, 1.09984),
+    closed_low=-6.1429,
+    expected_mean=0.20662,
+    expected_std=0.55954,
+    max_slope=1.09984,
+)
+MISH = ActivationFacts(
+    name="Mish",
+    reads="input",
+    gate=_over(_mish_slope, 1.08850),
+    closed_low=-6.1588,
+    expected_mean=0.24040,
+    expected_std=0.62813,
+    max_slope=1.08850,
+)
+HARDSWISH = ActivationFacts(
+    name="Hardswish",
+    reads="input",
+    gate=_over(_hardswish_slope, 1.5),
+    closed_low=-3.0,
+    expected_mean=0.16622,
+    expected_std=0.55131,
+    max_slope=1.5,
+)
+
+
+def hardtanh_facts(low: float, high: float) -> ActivationFacts:
+    """Hardtanh and clamp with both bounds; the Gaussian mean is stated for [-1, 1] only."""
+    standard = (low, high) == (-1.0, 1.0)
+    return ActivationFacts(
+        name="Hardtanh",
+        reads="output",
+        gate=_inside(low, high),
+        closed_low=low,
+        closed_high=high,
+        saturated_low=low,
+        saturated_high=high,
+        expected_mean=0.0 if standard else None,
+        expected_std=0.71837 if standard else None,
+        clips=True,
+    )
+
+
+def leaky_facts(name: str, slope: float | Tensor, *, default: float) -> ActivationFacts:
+    """LeakyReLU and PReLU: never dead by family, since the slope is never 0.
+
+    A tensor `slope` (PReLU) is read live; with one value a unit it is broadcast along the last dimension.
+    With a negative slope the output does not tell the side, so the gate is not given.
+    """
+    known = isinstance(slope, float) and slope == default
+
+    def gate(a: Tensor) -> Tensor:
+        s = torch.as_tensor(slope, dtype=a.dtype, device=a.device).abs()
+        return torch.where(a > 0, torch.ones_like(a), s.expand_as(a)) / s.clamp(min=1.0)
+
+    negative = isinstance(slope, float) and slope < 0
+    largest = max(1.0, abs(slope)) if isinstance(slope, float) else 1.0
+    return ActivationFacts(
+        name=name,
+        reads="output",
+        gate=None if negative else gate,
+        expected_mean=0.39495 if known else None,
+        expected_std=0.58657 if known else None,
+        max_slope=largest,
+    )
+
+
+def elu_facts(name: str, alpha: float, *, scale: float = 1.0, celu: bool = False) -> ActivationFacts:
+    """ELU, CELU and SELU: f = scale · x above 0; below, slope (a + floor) / width in the output a."""
+    floor = scale * alpha
+    width = alpha if celu else 1.0
+    below_at_zero = floor / width
+    largest = max(scale, below_at_zero)
+    expected = {("ELU", 1.0): (0.16052, 0.78688), ("CELU", 1.0): (0.16052, 0.78688), ("SELU", alpha): (0.0, 1.0)}
+    mean, std = expected.get((name, alpha), (None, None))
+
+    def gate(a: Tensor) -> Tensor:
+        return torch.where(a > 0, torch.full_like(a, scale), (a + floor) / width) / largest
+
+    return ActivationFacts(
+        name=name,
+        reads="output",
+        gate=gate,
+        closed_low=CLOSED_GATE * largest * width - floor,
+        expected_mean=mean,
+        expected_std=std,
+        max_slope=largest,
+    )
+
+
+def softplus_facts(beta: float) -> ActivationFacts:
+    """Softplus: slope 1 - exp(-beta a) in the output a."""
+    return ActivationFacts(
+        name="Softplus",
+        reads="output",
+        gate=lambda a: -torch.expm1(-beta * a),
+        closed_low=-math.log1p(-CLOSED_GATE) / beta,
+        expected_mean=0.80606 if beta == 1 else None,
+        expected_std=0.52107 if beta == 1 else None,
+    )
+
+
+def _gelu_for(approximate: str) -> ActivationFacts:
+    return GELU_TANH if approximate == "tanh" else GELU
+
+
+_SELU = elu_facts("SELU", 1.6732632423543772, scale=1.0507009873554805)
+
+_MODULES: dict[type[nn.Module], Callable[[Any], ActivationFacts]] = {
+    nn.ReLU: lambda m: RELU,
+    nn.ReLU6: lambda m: RELU6,
+    nn.LeakyReLU: lambda m: leaky_facts("LeakyReLU", float(m.negative_slope), default=0.01),
+    nn.PReLU: lambda m: leaky_facts("PReLU", m.weight.detach(), default=0.01),
+    nn.ELU: lambda m: elu_facts("ELU", float(m.alpha)),
+    nn.CELU: lambda m: elu_facts("CELU", float(m.alpha), celu=True),
+    nn.SELU: lambda m: _SELU,
+    nn.GELU: lambda m: _gelu_for(m.approximate),
+    nn.SiLU: lambda m: SILU,
+    nn.Mish: lambda m: MISH,
+    nn.Hardswish: lambda m: HARDSWISH,
+    nn.Hardsigmoid: lambda m: HARDSIGMOID,
+    nn.Hardtanh: lambda m: hardtanh_facts(float(m.min_val), float(m.max_val)),
+    nn.Sigmoid: lambda m: SIGMOID,
+    nn.Tanh: lambda m: TANH,
+    nn.Softplus: lambda m: softplus_facts(float(m.beta)),
+    nn.Softsign: lambda m: SOFTSIGN,
+    nn.LogSigmoid: lambda m: LOGSIGMOID,
+}
+
+
+def module_facts(module: nn.Module, own: dict[Any, ActivationFacts]) -> ActivationFacts | None:
+    """What is known about a module; None if it is no known activation. The user's entries come first."""
+    kind = type(module)
+    if kind in own:
+        return own[kind]
+    build = _MODULES.get(kind)
+    return build(module) if build else None

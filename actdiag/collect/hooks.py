@@ -1,0 +1,209 @@
+"""The forward hook of one module. It reduces at once, keeps no tensor, returns None and never raises.
+
+What is right here was measured: an in-place activation overwrites its input, so what needs the input reads it
+in a pre-hook; the gradient hook of a view that is later changed in place silently never fires, so it goes on
+the view's base; the gradient hook must not close over its own tensor, or it leaks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.layout import arrange, first_tensor, refusal
+from actdiag.collect.scope import Silent
+from actdiag.collect.site import Site
+from actdiag.collect.sites import Target
+from actdiag.snapshot import Role
+
+
+class Recorder(Protocol):
+    """What a hook needs of the collector."""
+
+    recording: bool
+    single: bool
+    step: int
+    window: int
+    histograms: bool
+    gradients: bool
+
+    def site(
+        self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None
+    ) -> Site: ...
+    def next_call(self, key: str) -> int: ...
+    def wants(self) -> bool: ...
+    def unit_dim(self, key: str, module: nn.Module | None, x: Tensor) -> int: ...
+    def input_of(self, target: Target) -> bool: ...
+    def fail(self, name: str, error: Exception) -> None: ...
+    def generation(self) -> int: ...
+
+
+def in_backward() -> bool:
+    """Whether autograd is running on this thread: a forward seen then is a checkpoint's recomputation."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def untraceable() -> bool:
+    """Whether torch.compile or a functorch transform is looking at this call: hooks then keep still."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+class Probe:
+    """Observes the calls of one module while attached."""
+
+    def __init__(self, target: Target, recorder: Recorder) -> None:
+        self.target = target
+        self._recorder = recorder
+        self._on = True
+        self._early: Site | None = None
+
+    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+        """Register the hooks this module needs."""
+        handles = [module.register_forward_hook(Silent(self.after), with_kwargs=True)]
+        facts = self.target.facts
+        if facts is not None and facts.reads == "input" and getattr(module, "inplace", False):
+            handles.append(module.register_forward_pre_hook(Silent(self.before), with_kwargs=True))
+        return handles
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Forward pre-hook of an in-place activation whose gate needs the input."""
+        self._guard(self._read_early, module, first_tensor((args, kwargs)))
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Forward hook."""
+        self._guard(self._observe, module, first_tensor((args, kwargs)), first_tensor(output))
+
+    def _guard(self, work: Callable[..., None], *args: Any) -> None:
+        if not self._on or untraceable():
+            return
+        try:
+            work(*args)
+        except Exception as error:
+            self._on = False
+            self._recorder.fail(self.target.name, error)
+
+    def _site(self) -> Site:
+        t = self.target
+        index = self._recorder.next_call(t.name)
+        return self._recorder.site(t.name, index, kind=t.kind, role=t.role, facts=t.facts)
+
+    def _read_early(self, module: nn.Module, x: Tensor | None) -> None:
+        self._early = None
+        if not self._recorder.wants():
+            return
+        self._early = self._site()
+        if x is not None and refusal(x) is None and counts(self._early, self._recorder):
+            read_gate(self._early, self._recorder, x, self._recorder.unit_dim(self.target.name, module, x))
+
+    def _observe(self, module: nn.Module, x: Tensor | None, out: Tensor | None) -> None:
+        if not self._recorder.wants():
+            return
+        site, self._early = self._early or self._site(), None
+        late = not (self.target.facts and self.target.facts.reads == "input" and getattr(module, "inplace", False))
+        observe(site, self._recorder, out, module=module, read=x if late else None)
+        if self._recorder.recording and x is not None and self._recorder.input_of(self.target):
+            self._observe_input(x)
+
+    def _observe_input(self, x: Tensor) -> None:
+        if refusal(x) is not None:
+            return
+        key = f"{self.target.name}:in"
+        site = self._recorder.site(key, 0, kind=self.target.kind, role="input", facts=None)
+        observe(site, self._recorder, x.detach(), module=None, read=None)
+
+
+def counts(site: Site, recorder: Recorder) -> bool:
+    """Whether this call is a forward of its own, not a checkpoint's second pass over one already counted.
+
+    Non-reentrant checkpointing runs with gradients on in both passes; the first is counted. Reentrant
+    checkpointing runs its first pass without gradients (not counted, as any pass without gradients), so its
+    recomputation, inside backward, is the one that is counted. An optimizer that evaluates a closure several
+    times a step (LBFGS) is counted once, at its first evaluation (`recorder.single`).
+    """
+    if recorder.single and site.forward_calls > 0:
+        return False
+    return torch.is_grad_enabled() and not (in_backward() and site.forward_calls > 0)
+
+
+def observe(
+    site: Site, recorder: Recorder, out: Tensor | None, *, module: nn.Module | None, read: Tensor | None
+) -> None:
+    """Add one call's output to a site, and its gate and evidence from what its facts read."""
+    reason = "no tensor in its output" if out is None else refusal(out)
+    if out is None or reason is not None:
+        site.refused = reason
+        return
+    counted = counts(site, recorder)
+    if counted:
+        key = site.name.partition("#")[0]
+        dim = recorder.unit_dim(key, module, out)
+        if recorder.recording:
+            with quiet(out):
+                site.add_forward(arrange(out.detach(), dim), histogram=recorder.histograms)
+        source = read if site.facts is not None and site.facts.reads == "input" else out
+        if source is not None and refusal(source) is None:
+            read_gate(site, recorder, source, dim)
+        if not in_backward():
+            site.forward_calls += 1
+    if recorder.single and not counted:
+        return
+    if recorder.recording and recorder.gradients and out.requires_grad and out.grad_fn is not None:
+        catch_gradient(out, site, recorder, owned=module is not None and site.role == "layer")
+
+
+def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:
+    """Add gate sums (recorded steps) and evidence about units (every observed step)."""
+    if site.facts is None:
+        return
+    with quiet(x):
+        units = arrange(x.detach(), dim)
+        if recorder.recording:
+            site.add_gate(units)
+        site.add_evidence(units, recorder.step, recorder.window)
+
+
+@contextlib.contextmanager
+def quiet(x: Tensor) -> Iterator[None]:
+    """No gradient, no autocast, no function mode: statistics are computed in the dtype they ask for, unseen."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        if not torch.is_autocast_enabled(x.device.type):
+            yield
+            return
+        with torch.autocast(x.device.type, enabled=False):
+            yield
+
+
+def catch_gradient(out: Tensor, site: Site, recorder: Recorder, *, owned: bool) -> None:
+    """Register the gradient hook on the tensor on which it will fire.
+
+    `owned`: the module computes its output, so that a base of the same size is that output before a reshape.
+    """
+    base = out._base if out._is_view() else None
+    if owned and base is not None and base.numel() == out.numel() and base.grad_fn is not None:
+        out = base
+    out.register_hook(GradientHook(site, recorder))
+
+
+class GradientHook:
+    """Adds the gradient to its site if the step it was registered in is still the running one."""
+
+    def __init__(self, site: Site, recorder: Recorder) -> None:
+        self._site, self._recorder = site, recorder
+        self._generation = recorder.generation()
+
+    def __call__(self, g: Tensor) -> None:
+        if self._recorder.generation() != self._generation or refusal(g) is not None:
+            return
+        try:
+            with quiet(g):
+                self._site.add_gradient(g, histogram=self._recorder.histograms)
+        except Exception as error:
+            self._recorder.fail(self._site.name, error)

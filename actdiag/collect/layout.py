@@ -1,0 +1,125 @@
+"""From any tensor in a forward pass to one shape: which elements belong to which unit and which sample.
+
+Legend: N batch, C units, H, W space, T positions of a sequence, P positions within a sample, S samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class Units(NamedTuple):
+    """A tensor seen as samples x positions x units.
+
+    `x` has three dimensions; dimension 0 counts samples, `unit_dim` (1 or 2) the units, the other one the
+    positions within a sample. A sample is an image or a volume, whose positions are not independent of each
+    other, but one token of a sequence.
+    """
+
+    x: Tensor
+    unit_dim: int
+
+    @property
+    def samples(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def count(self) -> int:
+        return self.x.shape[self.unit_dim]
+
+    @property
+    def reduced(self) -> tuple[int, int]:
+        """The two dimensions to reduce over to be left with one number a unit."""
+        return 0, 3 - self.unit_dim
+
+    def units_last(self) -> Tensor:
+        """The same elements with the units as last dimension (a view)."""
+        return self.x.movedim(self.unit_dim, -1)
+
+
+def arrange(x: Tensor, unit_dim: int) -> Units:
+    """View a tensor by samples, positions and units; copies only where memory order forces it.
+
+    - last dimension (N,F), (N,T,F), (T,N,F): every row is a sample.
+    - dimension 1 of (N,C,H,W): a sample is an image; channels_last memory is read in its own order.
+    - 0-d and 1-d tensors are one unit.
+    """
+    if x.ndim <= 1:
+        return Units(x.reshape(-1, 1, 1), 2)
+    dim = unit_dim % x.ndim
+    if dim == x.ndim - 1:
+        return Units(x.reshape(-1, 1, x.shape[-1]), 2)
+    if dim != 1:
+        x = x.movedim(dim, 1)
+    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return Units(x.permute(0, 2, 3, 1).flatten(1, 2), 2)
+    return Units(x.flatten(2), 1)
+
+
+def unit_dim_of(module: nn.Module, x: Tensor) -> int | None:
+    """Which dimension of its output counts the units of a layer; None for a module that does not fix it."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return 1 if x.ndim > 1 else 0
+    if next(module.parameters(recurse=False), None) is not None and not isinstance(module, nn.PReLU):
+        return x.ndim - 1
+    return None
+
+
+def default_unit_dim(x: Tensor) -> int:
+    """Without knowledge of the layer before: channels of images and volumes, features of everything else."""
+    return 1 if x.ndim >= 4 else x.ndim - 1
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The primary tensor of a module's output: of a tuple, list, dict, dataclass or PackedSequence the first
+    tensor found, in order. None if there is none."""
+    if isinstance(value, Tensor):
+        return value
+    for item in _children(value):
+        found = first_tensor(item)
+        if found is not None:
+            return found
+    return None
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return [value.data]
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (tuple, list)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, spec.name) for spec in dataclasses.fields(value)]
+    return ()
+
+
+def refusal(x: Tensor) -> str | None:
+    """Why a tensor cannot be measured, or None if it can be.
+
+    Measured are strided floating-point tensors with data. Complex, integer, bool, sparse, nested, quantized,
+    meta and empty ones are reported as not observed, with this reason.
+    """
+    if x.is_nested:
+        return "a nested tensor"
+    if x.layout != torch.strided:
+        return f"{x.layout} layout"
+    if x.is_quantized:
+        return "a quantized tensor"
+    if not x.is_floating_point():
+        return f"dtype {str(x.dtype).removeprefix('torch.')}"
+    if x.device.type == "meta":
+        return "a meta tensor"
+    return "an empty tensor" if x.numel() == 0 else None

@@ -1,0 +1,103 @@
+"""Where in the model the forward pass is: a stack of module names, and how often each site was called.
+
+A call of a module from outside any other (depth 0) starts a new forward of that part: the call numbers below it
+start again, so that the micro-batches of one step meet at the same sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Scope:
+    """The stack of module names of the forward that is running."""
+
+    def __init__(self) -> None:
+        self.stack: list[str] = []
+        self._calls: dict[str, int] = {}
+
+    def clear(self) -> None:
+        """Nothing is running and nothing was called."""
+        self.stack.clear()
+        self._calls.clear()
+
+    def next_call(self, key: str) -> int:
+        """The number of this call of `key` in the running forward, from 0."""
+        index = self._calls.get(key, 0)
+        self._calls[key] = index + 1
+        return index
+
+    def push(self, name: str) -> None:
+        """A module's forward begins."""
+        if not self.stack:
+            self._restart(name)
+        self.stack.append(name)
+
+    def pop(self, name: str) -> None:
+        """A module's forward ends, or was left by an exception."""
+        if self.stack and self.stack[-1] == name:
+            self.stack.pop()
+
+    def _restart(self, name: str) -> None:
+        if not name:
+            self._calls.clear()
+            return
+        below = (f"{name}.", f"{name}/", f"{name}#")
+        self._calls = {k: v for k, v in self._calls.items() if k != name and not k.startswith(below)}
+
+
+class ScopeHook:
+    """Pushes and pops one module's name. Copies of a hooked model carry an inert hook."""
+
+    def __init__(
+        self, name: str, scope: Scope, on_enter: Callable[[], None], on_leave: Callable[[], None]
+    ) -> None:
+        self.name, self._scope = name, scope
+        self._on_enter, self._on_leave = on_enter, on_leave
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Forward pre-hook."""
+        if not self._scope.stack:
+            self._on_enter()
+        self._scope.push(self.name)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook, called on exceptions too."""
+        self._scope.pop(self.name)
+        if not self._scope.stack:
+            self._on_leave()
+
+    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+        """Both hooks, the pre-hook first in line."""
+        return [
+            module.register_forward_pre_hook(Silent(self.enter), prepend=True),
+            module.register_forward_hook(Silent(self.leave), always_call=True),
+        ]
+
+
+class Silent:
+    """A hook that copies and pickles as a hook that does nothing.
+
+    A closure or a bound method would be deep-copied with the model and go on recording from the copy, or keep
+    the model from being saved.
+    """
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Silent:
+        return Silent(do_nothing)
+
+    def __reduce__(self) -> tuple[type[Silent], tuple[Callable[..., None]]]:
+        return Silent, (do_nothing,)
+
+
+def do_nothing(*args: Any, **kwargs: Any) -> None:
+    """The inert hook of a copied or reloaded model."""

@@ -1,0 +1,151 @@
+"""Which modules of a model are observed, and under which name."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from actdiag.collect.activations import ActivationFacts, module_facts
+from actdiag.config import ConfigError
+from actdiag.names import clean_name, matches
+from actdiag.snapshot import Role
+
+# Leaves whose output says nothing of its own: it repeats, rearranges or thins out its input.
+_PASSIVE = (
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle,
+    nn.modules.dropout._DropoutNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReplicationPadNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.Upsample, nn.Fold, nn.Unfold,
+    nn.modules.loss._Loss, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,
+)  # fmt: skip
+_NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_WRAPPER_CLASSES = ("DistributedDataParallel", "DataParallel")
+_UNHOOKABLE = (torch.jit.ScriptModule, torch.jit.RecursiveScriptModule)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module to observe. The module is held weakly: nothing of ours keeps a model alive."""
+
+    name: str
+    kind: str
+    role: Role
+    facts: ActivationFacts | None
+    module: weakref.ref[nn.Module]
+
+
+def named_models(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The models under their prefix; a single model has the empty prefix.
+
+    Raises ConfigError for anything that is no module, and for DataParallel, whose replicas share hooks.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    if not models:
+        raise ConfigError("model must name at least one nn.Module, got an empty mapping")
+    for name, module in models.items():
+        if not isinstance(module, nn.Module):
+            raise ConfigError(
+                f"model must be an nn.Module or a dict of named modules, got {type(module).__name__} {name!r}"
+            )
+        if isinstance(module, nn.DataParallel):
+            raise ConfigError(
+                "model must not be an nn.DataParallel: its replicas run in threads and share hooks. "
+                "Use DistributedDataParallel, or give the model inside: monitor(model.module)"
+            )
+    return models
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel or torch.compile."""
+    while True:
+        if type(module).__name__ in _WRAPPER_CLASSES:
+            module = module.module
+        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            module = module._orig_mod
+        else:
+            return module
+
+
+def named_modules(models: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
+    """Every module once, under its clean full name; parametrizations left out."""
+    found = []
+    for prefix, model in models.items():
+        for path, module in unwrap(model).named_modules():
+            if isinstance(module, parametrize.ParametrizationList) or ".parametrizations." in f".{path}.":
+                continue
+            name = clean_name(path)
+            found.append((".".join(part for part in (prefix, name) if part), module))
+    return found
+
+
+def discover(
+    models: Mapping[str, nn.Module],
+    own: dict[Any, ActivationFacts],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> list[Target]:
+    """The modules to observe: leaves that compute something, and attention blocks; globs narrow them.
+
+    A pattern in `include` also brings in modules that are left out by default. Raises ConfigError if the
+    patterns leave nothing.
+    """
+    named = [(name, module) for name, module in named_modules(models) if not isinstance(module, _UNHOOKABLE)]
+    roots = {id(unwrap(model)) for model in models.values()}
+    attention = tuple(f"{name}." for name, m in named if isinstance(m, nn.MultiheadAttention))
+    targets = []
+    for name, module in named:
+        by_default = _computes(module, is_root=id(module) in roots, own=own)
+        # MultiheadAttention uses its projection functionally: a hook on it never fires.
+        if attention and name.startswith(attention):
+            by_default = False
+        if not (matches(name, include) if include else by_default) or matches(name, exclude):
+            continue
+        targets.append(_target(name, module, own))
+    if not targets:
+        raise ConfigError(_nothing_left(named, include, exclude))
+    return targets
+
+
+def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFacts]) -> bool:
+    if type(module) in own or isinstance(module, nn.MultiheadAttention):
+        return True
+    if isinstance(module, _PASSIVE):
+        return False
+    is_leaf = next(module.children(), None) is None or parametrize.is_parametrized(module)
+    return is_leaf and not (is_root and type(module).forward is nn.Module.forward)
+
+
+def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts]) -> Target:
+    facts = module_facts(module, own)
+    role: Role = "layer"
+    if facts is not None:
+        role = "activation"
+    elif isinstance(module, _NORMALIZATION):
+        role = "normalization"
+    return Target(name or type(module).__name__, kind_of(module), role, facts, weakref.ref(module))
+
+
+def kind_of(module: nn.Module) -> str:
+    """Class name as its author wrote it; parametrization and FSDP rename classes."""
+    kind = type(module).__name__
+    for prefix in ("Parametrized", "FSDP"):
+        if len(kind) > len(prefix):
+            kind = kind.removeprefix(prefix)
+    return kind
+
+
+def _nothing_left(named: list[tuple[str, nn.Module]], include: Sequence[str], exclude: Sequence[str]) -> str:
+    names = ", ".join(name or "(root)" for name, _ in named[:8])
+    if not include and not exclude:
+        return f"the model has no module to observe; its modules are: {names}"
+    return (
+        f"include={list(include)!r} and exclude={list(exclude)!r} leave no module to observe; "
+        f"the model has {len(named)} modules, the first: {names}"
+    )

@@ -1,0 +1,176 @@
+"""Every option once: name, unit, default, check. All doors and the documentation read this table."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+__all__ = ["ConfigError", "Options", "build_options"]
+
+SEVERITIES = ("info", "warning", "error")
+
+
+class ConfigError(ValueError):
+    """An option has a value that cannot work. Raised at construction, never during training."""
+
+
+Check = Callable[[Any], str | None]
+
+
+def _option(default: Any, doc: str, check: Check, *, unit: str = "") -> Any:
+    metadata = {"doc": doc, "check": check, "unit": unit}
+    if isinstance(default, (tuple, dict)):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _at_least(low: int, cure: str) -> Check:
+    def check(value: Any) -> str | None:
+        return None if _is_int(value) and value >= low else f"a whole number of at least {low}; {cure}"
+
+    return check
+
+
+def _step_or_none(value: Any) -> str | None:
+    return None if value is None or (_is_int(value) and value >= 0) else "None or a step number from 0"
+
+
+def _overhead(value: Any) -> str | None:
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1):
+        return None
+    return "a share between 0 and 1 such as 0.02, or None to keep the intervals exactly as given"
+
+
+def _globs(value: Any) -> str | None:
+    ok = not isinstance(value, str) and isinstance(value, Sequence) and all(isinstance(v, str) for v in value)
+    return None if ok else "a list of name patterns such as ['features.*']"
+
+
+def _one_of(*allowed: Any) -> Check:
+    def check(value: Any) -> str | None:
+        return None if value in allowed else "one of " + ", ".join(map(repr, allowed))
+
+    return check
+
+
+def _only_train(value: Any) -> str | None:
+    return None if list(value) == ["train"] else "('train',): validation passes are not recorded yet"
+
+
+def _callable_or_none(value: Any) -> str | None:
+    return None if value is None or callable(value) else "None or a function of one Finding"
+
+
+def _bool(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+def _unit_dims(value: Any) -> str | None:
+    ok = isinstance(value, Mapping) and all(isinstance(k, str) and _is_int(v) for k, v in value.items())
+    return None if ok else "a mapping from name pattern to dimension such as {'encoder.*': 1}"
+
+
+def _mapping(value: Any) -> str | None:
+    return None if isinstance(value, Mapping) else "a mapping from module class or function to ActivationFacts"
+
+
+def _anything(value: Any) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What can be set, the same through every door. Each field carries its unit, meaning and check."""
+
+    log_every_n_steps: int = _option(
+        50, "full statistics every so many optimizer steps", _at_least(1, "1 records every step"), unit="steps"
+    )
+    watch_every_n_steps: int = _option(
+        4,
+        "light observation of the units every so many optimizer steps; dead units are found by it",
+        _at_least(1, "1 watches every step"),
+        unit="steps",
+    )
+    start_step: int = _option(0, "first step that may be recorded", _at_least(0, "0 is the first"), unit="steps")
+    end_step: int | None = _option(
+        None, "first step that is no longer recorded; None: no end", _step_or_none, unit="steps"
+    )
+    include: Sequence[str] = _option((), "name patterns of the modules to observe; empty: all", _globs)
+    exclude: Sequence[str] = _option((), "name patterns of modules to leave out", _globs)
+    max_overhead: float | None = _option(
+        0.02,
+        "share of the training time that observing may take; intervals grow to keep it; None: no budget",
+        _overhead,
+    )
+    window_samples: int = _option(
+        2048,
+        "samples without one open gate after which a unit is called dead",
+        _at_least(32, "fewer samples say nothing about a unit"),
+        unit="samples",
+    )
+    phases: Sequence[str] = _option(("train",), "which passes are observed", _only_train)
+    distributed: str = _option(
+        "rank0",
+        "which process speaks: 'rank0' writes the statistics of rank 0, 'off' lets every process write",
+        _one_of("rank0", "off"),
+    )
+    functional: bool = _option(
+        True, "see activations called as functions (F.relu, x.relu()) on observed eager steps", _bool
+    )
+    gradients: bool = _option(True, "record the gradient at each site", _bool)
+    histograms: bool = _option(True, "record histograms of activations and their gradients", _bool)
+    detail: str = _option(
+        "summary",
+        "stock TensorBoard scalars per layer: 'summary' at most 12 layers a metric, 'full' every layer",
+        _one_of("summary", "full"),
+    )
+    unit_dims: Mapping[str, int] = _option({}, "name pattern -> dimension that counts the units", _unit_dims)
+    activations: Mapping[Any, Any] = _option({}, "facts about your own activation classes and functions", _mapping)
+    grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _anything)
+    ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", _globs)
+    on_finding: Callable[[Any], object] | None = _option(
+        None, "called once with each new Finding", _callable_or_none
+    )
+    raise_on: str | None = _option(
+        None,
+        "raise FindingError into the loop at this severity; None: never",
+        _one_of(None, *SEVERITIES),
+    )
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check_field(spec, getattr(self, spec.name))
+        if self.end_step is not None and self.end_step <= self.start_step:
+            raise ConfigError(
+                f"end_step must lie after start_step ({self.start_step}), got {self.end_step}; "
+                "nothing would be recorded"
+            )
+
+
+def _check_field(spec: Field[Any], value: Any) -> None:
+    try:
+        allowed = spec.metadata["check"](value)
+    except TypeError:
+        allowed = spec.metadata["doc"]
+    if allowed is not None:
+        raise ConfigError(f"{spec.name} must be {allowed}; got {value!r}")
+
+
+def build_options(given: Mapping[str, Any]) -> Options:
+    """Check names and values of keyword options.
+
+    Raises ConfigError that names the option, the value, what is allowed, and the nearest existing name.
+    """
+    known = {spec.name for spec in fields(Options)}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown option {name!r}{hint}")
+    return Options(**given)

@@ -1,0 +1,1 @@
+"""From Snapshots to Findings: pure functions of plain numbers. Nothing here imports torch."""

@@ -1,0 +1,244 @@
+"""The Lightning door: `ActivationMonitor`, for `pytorch_lightning` and `lightning.pytorch`, either or both.
+
+    from actdiag.lightning import ActivationMonitor
+    Trainer(callbacks=[ActivationMonitor()])
+
+It finds every TensorBoard logger of the trainer, writes at the logger's own step into the logger's own run, and
+records every `trainer.log_every_n_steps` steps unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import MISSING, fields
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from actdiag.config import ConfigError, Options, build_options
+from actdiag.diagnose.finding import Finding
+from actdiag.report.run import Run
+from actdiag.report.text import render_text
+from actdiag.session import Session
+from actdiag.snapshot import Snapshot
+from actdiag.write.protocol import Writer
+from actdiag.write.tensorboard import TensorBoardWriter, refuse_foreign, tensorboard_like
+
+logger = logging.getLogger("actdiag")
+
+
+def _callback_bases() -> tuple[type, ...]:
+    """The Callback class of every installed namespace: a callback of one is refused by the other's CLI."""
+    found = []
+    for package in ("pytorch_lightning", "lightning.pytorch"):
+        if find_spec(package.partition(".")[0]) is not None:
+            found.append(import_module(package).Callback)
+    if not found:
+        raise ImportError(
+            "actdiag.lightning needs pytorch_lightning or lightning: pip install 'actdiag[lightning]'"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+class _Hooks:
+    """What happens at which of the trainer's hooks. Knows no Lightning class; both namespaces call it alike.
+
+    Gradients are read in on_before_optimizer_step: unscaled there and not yet clipped. The step on the x-axis is
+    the one Lightning's own loggers use, counted in batches that stepped.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._given = options
+        self._options = build_options(options)
+        self._session: Session | None = None
+        self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
+        self._step = 0
+        self._begun = False
+        self._stepped = False
+        self._told: set[str] = set()
+
+    # What the user reads ---------------------------------------------------------------------------------
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings of the last or running fit, oldest first."""
+        return list(self._session.ledger.findings if self._session else self._last[1])
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """The last 512 recorded steps."""
+        return list(self._session.snapshots if self._session else self._last[0])
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The last recorded step, or None."""
+        return self.snapshots[-1] if self.snapshots else None
+
+    def report(self) -> str:
+        """A table of the sites, worst first, and the findings, as plain text."""
+        return render_text([Run("this fit", self.snapshots, self.findings)])
+
+    # The trainer's hooks ---------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Build the session: after configure_model, strategy and compile wrap, before the sanity check."""
+        self._end()
+        self._begun = self._stepped = False
+        self._told.clear()
+        try:
+            options = self._fitted(trainer)
+            speaking = options.distributed == "off" or trainer.is_global_zero
+            self._session = Session(pl_module, options, self._writers(trainer, options) if speaking else ())
+        except ConfigError:
+            raise
+        except Exception as error:
+            logger.warning("actdiag: could not start (%s); the training goes on", error, exc_info=error)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """The first micro-batch of an optimizer step decides how the step is observed."""
+        if self._session is not None and not self._begun:
+            self._step = logged_step(trainer)
+            self._begun = True
+            self._session.guarded(self._session.begin_step, self._step)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Gradients are unscaled and unclipped."""
+        if self._session is None or not self._begun:
+            return
+        self._stepped = True
+        if self._session.mode == "record":
+            self._session.guarded(self._read, trainer)
+
+    def _read(self, trainer: Any) -> None:
+        assert self._session is not None
+        scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
+        if scaler is not None:
+            self._session.loss_scale = float(scaler.get_scale())
+        self._session.before_update(trainer.optimizers)
+        self._session.gradients_are_final()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the batch that stepped, the step is over."""
+        if self._session is None or not self._begun or not self._stepped:
+            return
+        self._begun = self._stepped = False
+        self._session.guarded(self._session.after_update, clipped_later=True)
+        self._session.guarded(self._session.end_step, self._step)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """No hook stays on outside of training: it would disable fast paths and count what is not training."""
+        if self._session is not None:
+            self._session.guarded(self._session.pause)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """In the middle of an accumulated step the observation goes on."""
+        if self._session is not None and self._begun:
+            self._session.guarded(self._session.resume)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the model as it was."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Lightning calls no teardown after an exception or Ctrl-C."""
+        self._end()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave the model as it was."""
+        self._end()
+
+    # ---------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._last = session.snapshots, session.ledger.findings
+
+    def _fitted(self, trainer: Any) -> Options:
+        """The options of this fit: the trainer's own logging interval where none was given."""
+        if "log_every_n_steps" in self._given or not getattr(trainer, "log_every_n_steps", 0):
+            return self._options
+        return build_options({**self._given, "log_every_n_steps": trainer.log_every_n_steps})
+
+    def _writers(self, trainer: Any, options: Options) -> list[Writer]:
+        found: list[Writer] = []
+        if getattr(trainer, "fast_dev_run", False):
+            return found  # the trainer itself logs nothing then
+        for one in trainer.loggers:
+            experiment = getattr(one, "experiment", None)
+            if not tensorboard_like(experiment):
+                continue
+            try:
+                refuse_foreign(experiment)
+                found.append(TensorBoardWriter.into(experiment, detail=options.detail))
+            except TypeError as error:
+                self._say_once("foreign", f"logger {type(one).__name__} is left out: {error}")
+        return found or self._own_writer(trainer, options)
+
+    def _own_writer(self, trainer: Any, options: Options) -> list[Writer]:
+        where = Path(trainer.log_dir or trainer.default_root_dir) / "actdiag"
+        try:
+            writer = TensorBoardWriter(where, detail=options.detail)
+        except OSError as error:
+            self._say_once("own", f"nothing is written: {where} cannot be made ({error})")
+            return []
+        self._say_once("own", f"the trainer has no TensorBoard logger; writing to {where}")
+        return [writer]
+
+    def _say_once(self, key: str, message: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            logger.warning("actdiag: %s", message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A callback travels to spawned processes and into checkpoints without hooks, writers or a model."""
+        return {**self.__dict__, "_session": None}
+
+
+def logged_step(trainer: Any) -> int:
+    """The x-axis of the trainer's own loggers: batches that stepped; global_step where Lightning hides it.
+
+    Private in Lightning 2.x; `global_step` counts every optimizer of a batch and would not overlay the loss.
+    """
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    batches = getattr(loop, "_batches_that_stepped", None)
+    return int(trainer.global_step if batches is None else batches)
+
+
+_DOC = """Lightning callback: activation centering, saturation, dead units and gradient flow of the training.
+
+Takes the options of `actdiag.config.Options`, keyword-only; `log_every_n_steps` defaults to the trainer's own.
+`findings`, `snapshots`, `latest` and `report()` can be read during and after a fit. Raises ConfigError at
+construction for values that cannot work; during a fit it raises nothing of its own (but FindingError, if
+`raise_on` asks for it).
+"""
+
+
+def _make() -> Any:
+    """The callback class, on the base of every installed namespace.
+
+    Its constructor carries the options in its signature, with types: LightningCLI, jsonargparse and IDEs read
+    them there.
+    """
+
+    def init(self: Any, **options: Any) -> None:
+        _Hooks.__init__(self, **options)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = get_type_hints(Options)
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    for spec in fields(Options):
+        default = spec.default if spec.default is not MISSING else spec.default_factory()  # type: ignore[misc]
+        parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=hints[spec.name]))
+    init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return type(
+        "ActivationMonitor",
+        (_Hooks, *_callback_bases()),
+        {"__doc__": _DOC, "__module__": __name__, "__init__": init},
+    )
+
+
+ActivationMonitor = _make()

@@ -1,0 +1,25 @@
+"""A report as JSON: everything the log holds, for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from actdiag.report.run import Run
+from actdiag.snapshot import SCHEMA_VERSION
+
+
+def render_json(runs: Sequence[Run]) -> str:
+    """One JSON object: version, runs with their last snapshot, steps, findings and problems."""
+    return json.dumps({"version": SCHEMA_VERSION, "runs": [_run(run) for run in runs]}, indent=2) + "\n"
+
+
+def _run(run: Run) -> dict[str, object]:
+    return {
+        "name": run.name,
+        "steps": [snapshot.step for snapshot in run.snapshots],
+        "worst": run.worst,
+        "findings": [finding.to_dict() for finding in run.findings],
+        "last": json.loads(run.snapshots[-1].to_json()) if run.snapshots else None,
+        "problems": list(run.problems),
+    }

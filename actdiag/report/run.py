@@ -1,0 +1,41 @@
+"""One run as the report sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from actdiag.diagnose.finding import SEVERITIES, Finding
+from actdiag.snapshot import SiteStats, Snapshot
+
+
+@dataclass(frozen=True)
+class Run:
+    """Snapshots in order of steps and the findings of a run; `problems` say what could not be read."""
+
+    name: str
+    snapshots: Sequence[Snapshot]
+    findings: Sequence[Finding]
+    problems: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def open_findings(self) -> list[Finding]:
+        """Findings that are not resolved."""
+        return [finding for finding in self.findings if finding.resolved_step is None]
+
+    @property
+    def worst(self) -> str | None:
+        """The highest severity among the open findings; None without any."""
+        severities = [finding.severity for finding in self.open_findings]
+        return max(severities, key=SEVERITIES.index) if severities else None
+
+
+def worst_first(run: Run) -> list[tuple[str, SiteStats]]:
+    """The sites of the last snapshot: those with open findings first, by severity, the others in order."""
+    if not run.snapshots:
+        return []
+    weight: dict[str, int] = {}
+    for finding in run.open_findings:
+        weight[finding.layer] = max(weight.get(finding.layer, 0), 1 + SEVERITIES.index(finding.severity))
+    sites = run.snapshots[-1].sites.items()
+    return sorted(sites, key=lambda item: (-weight.get(item[0].removesuffix(":in"), 0), item[1].order))

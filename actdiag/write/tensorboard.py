@@ -1,0 +1,207 @@
+"""TensorBoard: one event a recorded step, into a directory of our own or into the caller's writer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_TENSOR,
+    HistogramProto,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64, DT_STRING, DT_UINT8
+
+from actdiag.diagnose.finding import Change, Finding
+from actdiag.snapshot import Histogram, Snapshot
+from actdiag.write import tags
+from actdiag.write.markdown import findings_markdown
+from actdiag.write.pack import pack, schema_of
+from actdiag.write.stock import LayerChoice, histogram_layers, model_scalars
+
+logger = logging.getLogger("actdiag")
+
+_DTYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int64): DT_INT64, np.dtype(np.uint8): DT_UINT8}
+_STOCK_HISTOGRAM_EVERY = 10
+_FLUSH_SECONDS = 20
+
+
+class TensorBoardWriter:
+    """Writes to TensorBoard.
+
+    `TensorBoardWriter(log_dir)` opens an event file and closes it; `TensorBoardWriter.into(writer)` adds to a
+    SummaryWriter that stays the caller's: it is flushed and never closed.
+    """
+
+    def __init__(self, log_dir: str | Path, *, detail: str = "summary") -> None:
+        # 0.2 s of imports that a caller with a writer of his own does not need
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        own = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
+        self._begin(_own_sink(own), own.flush, own.close, detail)
+
+    @classmethod
+    def into(cls, writer: Any, *, detail: str = "summary") -> TensorBoardWriter:
+        """Add to a caller's SummaryWriter. Raises TypeError, with the remedy, for a writer of another make."""
+        refuse_foreign(writer)
+
+        def send(summary: Summary, step: int) -> None:
+            writer._get_file_writer().add_summary(summary, step)
+
+        self = cls.__new__(cls)
+        self._begin(send, writer.flush, writer.flush, detail)
+        return self
+
+    def _begin(
+        self,
+        send: Callable[[Summary, int], None],
+        flush: Callable[[], object],
+        close: Callable[[], object],
+        detail: str,
+    ) -> None:
+        self._send, self._flush, self._close = send, flush, close
+        self._layers = LayerChoice(full=detail == "full")
+        self._schema = ""
+        self._described: set[str] = set()
+        self._open: dict[tuple[str, str], Finding] = {}
+        self._written = 0
+
+    def write(self, snapshot: Snapshot, changes: Sequence[Change]) -> None:
+        """Write one recorded step as one event; flush when a finding is new."""
+        for change in changes:
+            self._note(change)
+        summary = Summary()
+        self._add_scalars(summary, snapshot)
+        self._add_packed(summary, snapshot)
+        if self._written % _STOCK_HISTOGRAM_EVERY == 0:
+            _add_histograms(summary, snapshot)
+        if changes or not self._written:
+            self._add_findings(summary, changes)
+        self._send(summary, snapshot.step)
+        self._written += 1
+        if any(change.kind != "resolved" for change in changes):
+            self._flush()
+
+    def close(self) -> None:
+        """Flush; close the file if it was opened here."""
+        self._close()
+
+    def _note(self, change: Change) -> None:
+        key = change.finding.rule, change.finding.layer
+        if change.kind == "resolved":
+            self._open.pop(key, None)
+        else:
+            self._open[key] = change.finding
+
+    def _add_scalars(self, summary: Summary, snapshot: Snapshot) -> None:
+        named = [layer for _, layer in self._open]
+        scalars = model_scalars(snapshot, len(self._open)) | self._layers.scalars(snapshot, named)
+        for tag, value in scalars.items():
+            summary.value.add(tag=tag, simple_value=value)
+
+    def _add_packed(self, summary: Summary, snapshot: Snapshot) -> None:
+        schema = schema_of(snapshot)
+        if schema != self._schema:
+            self._schema = schema
+            self._add_text(summary, tags.SCHEMA, schema, plugin=tags.PLUGIN)
+        for tag, array in pack(snapshot).items():
+            tensor = TensorProto(
+                dtype=_DTYPES[array.dtype],
+                tensor_shape=_shape(array.shape),
+                tensor_content=array.tobytes(),
+            )
+            summary.value.add(tag=tag, tensor=tensor, metadata=self._metadata(tag, tags.PLUGIN))
+
+    def _add_findings(self, summary: Summary, changes: Sequence[Change]) -> None:
+        if changes:
+            told = json.dumps([{"change": c.kind, "finding": c.finding.to_dict()} for c in changes])
+            self._add_text(summary, tags.FINDINGS, told, plugin=tags.PLUGIN)
+        text = findings_markdown(list(self._open.values()))
+        self._add_text(summary, tags.REPORT, text, plugin="text")
+
+    def _add_text(self, summary: Summary, tag: str, text: str, *, plugin: str) -> None:
+        tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape((1,)), string_val=[text.encode()])
+        summary.value.add(tag=tag, tensor=tensor, metadata=self._metadata(tag, plugin))
+
+    def _metadata(self, tag: str, plugin: str) -> SummaryMetadata | None:
+        """Needed on a tag's first event only."""
+        if tag in self._described:
+            return None
+        self._described.add(tag)
+        return SummaryMetadata(
+            plugin_data=SummaryMetadata.PluginData(plugin_name=plugin), data_class=DATA_CLASS_TENSOR
+        )
+
+
+def refuse_foreign(writer: Any) -> None:
+    """Raise TypeError for an object that cannot take our events, saying what can."""
+    module = type(writer).__module__.partition(".")[0]
+    if module == "tensorboardX":
+        raise TypeError(
+            "a tensorboardX SummaryWriter has its own event classes and cannot take actdiag's; "
+            "use torch.utils.tensorboard.SummaryWriter, or log_dir= for a run directory of actdiag's own"
+        )
+    if not callable(getattr(writer, "_get_file_writer", None)) or not callable(getattr(writer, "flush", None)):
+        raise TypeError(
+            f"{type(writer).__name__} is no writer: it has neither write(snapshot, changes) and close() nor the "
+            "interface of torch.utils.tensorboard.SummaryWriter"
+        )
+
+
+def _own_sink(own: Any) -> Callable[[Summary, int], None]:
+    return lambda summary, step: own.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def _shape(shape: Sequence[int]) -> TensorShapeProto:
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+
+
+def _add_histograms(summary: Summary, snapshot: Snapshot) -> None:
+    for name in histogram_layers(snapshot):
+        site = snapshot.sites[name]
+        for group, histogram in (("activation", site.histogram), ("gradient", site.grad_histogram)):
+            if histogram is not None:
+                proto = histogram_proto(histogram, site.low, site.high)
+                summary.value.add(tag=f"actdiag_histogram_{group}/{name}", histo=proto)
+
+
+def histogram_proto(histogram: Histogram, low: float | None, high: float | None) -> HistogramProto:
+    """TensorBoard's histogram of our octaves; runs of empty buckets are left out."""
+    edges, counts = histogram.edges(), histogram.counts
+    used = [i for i, count in enumerate(counts) if count]
+    first, last = (used[0], used[-1]) if used else (0, 0)
+    limits, kept = [edges[first]], [0.0]
+    for i in range(first, last + 1):
+        if counts[i] or (limits[-1] != edges[i] and i + 1 <= last and counts[i + 1]):
+            if limits[-1] != edges[i]:
+                limits.append(edges[i])
+                kept.append(0.0)
+            limits.append(edges[i + 1])
+            kept.append(float(counts[i]))
+    centers = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    total = float(sum(counts))
+    return HistogramProto(
+        min=edges[first] if low is None else max(low, edges[first]),
+        max=edges[last + 1] if high is None else min(high, edges[last + 1]),
+        num=total,
+        sum=sum(c * n for c, n in zip(centers, counts, strict=True)),
+        sum_squares=sum(c * c * n for c, n in zip(centers, counts, strict=True)),
+        bucket_limit=limits,
+        bucket=kept,
+    )
+
+
+def tensorboard_like(writer: Any) -> bool:
+    """Whether an object looks like a SummaryWriter of torch's make."""
+    return callable(getattr(writer, "add_scalar", None)) and callable(getattr(writer, "_get_file_writer", None))
+
+

@@ -1,0 +1,37 @@
+"""Fixtures that several files use. Every test that trains checks, through `untouched`, that nothing stays behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two test workers share two cores."""
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def listening(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="actdiag")
+
+
+@pytest.fixture
+def untouched() -> Callable[[nn.Module], None]:
+    """Asserts that no hook is left on a model."""
+    return assert_untouched
+
+
+def assert_untouched(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            assert not getattr(module, kind), f"{kind} left on {name!r}"
+    for name, parameter in model.named_parameters():
+        assert not parameter._backward_hooks, f"a hook is left on parameter {name}"
+        assert not getattr(parameter, "_post_accumulate_grad_hooks", None), f"a hook is left on {name}"
