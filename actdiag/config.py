@@ -89,7 +89,10 @@ class Options:
     """What can be set, the same through every door. Each field carries its unit, meaning and check."""
 
     log_every_n_steps: int = _option(
-        50, "full statistics every so many optimizer steps", _at_least(1, "1 records every step"), unit="steps"
+        50,
+        "full statistics every so many optimizer steps",
+        _at_least(1, "1 records every step"),
+        unit="steps",
     )
     watch_every_n_steps: int = _option(
         4,
@@ -105,7 +108,8 @@ class Options:
     exclude: Sequence[str] = _option((), "name patterns of modules to leave out", _globs)
     max_overhead: float | None = _option(
         0.02,
-        "share of the training time that observing may take; intervals grow to keep it; None: no budget",
+        "share of the training time that observing may take, beyond the first second of cost; intervals grow to "
+        "keep it; None: no budget",
         _overhead,
     )
     window_samples: int = _option(
@@ -134,9 +138,7 @@ class Options:
     activations: Mapping[Any, Any] = _option({}, "facts about your own activation classes and functions", _mapping)
     grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _anything)
     ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", _globs)
-    on_finding: Callable[[Any], object] | None = _option(
-        None, "called once with each new Finding", _callable_or_none
-    )
+    on_finding: Callable[[Any], object] | None = _option(None, "called once with each new Finding", _callable_or_none)
     raise_on: str | None = _option(
         None,
         "raise FindingError into the loop at this severity; None: never",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,16 +29,15 @@ from actdiag.write.tensorboard import TensorBoardWriter, refuse_foreign, tensorb
 logger = logging.getLogger("actdiag")
 
 
+_PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+
+
 def _callback_bases() -> tuple[type, ...]:
     """The Callback class of every installed namespace: a callback of one is refused by the other's CLI."""
-    found = []
-    for package in ("pytorch_lightning", "lightning.pytorch"):
-        if find_spec(package.partition(".")[0]) is not None:
-            found.append(import_module(package).Callback)
+    packages = [name for name in _PACKAGES if find_spec(name.partition(".")[0]) is not None]
+    found = [import_module(name).Callback for name in packages]
     if not found:
-        raise ImportError(
-            "actdiag.lightning needs pytorch_lightning or lightning: pip install 'actdiag[lightning]'"
-        )
+        raise ImportError("actdiag.lightning needs pytorch_lightning or lightning: pip install 'actdiag[lightning]'")
     return tuple(dict.fromkeys(found))
 
 
@@ -109,14 +108,15 @@ class _Hooks:
             return
         self._stepped = True
         if self._session.mode == "record":
-            self._session.guarded(self._read, trainer)
+            self._session.guarded(self._read, trainer, optimizer)
 
-    def _read(self, trainer: Any) -> None:
+    def _read(self, trainer: Any, optimizer: Any) -> None:
         assert self._session is not None
         scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
         if scaler is not None:
             self._session.loss_scale = float(scaler.get_scale())
-        self._session.before_update(trainer.optimizers)
+        # A LightningOptimizer shares the groups of the optimizer it wraps.
+        self._session.before_update(trainer.optimizers, optimizer)
         self._session.gradients_are_final()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -194,8 +194,12 @@ class _Hooks:
             logger.warning("actdiag: %s", message)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A callback travels to spawned processes and into checkpoints without hooks, writers or a model."""
-        return {**self.__dict__, "_session": None}
+        """A callback travels to spawned processes without hooks, writers or a model.
+
+        During a fit Lightning binds the model's `log` and `log_dict` to every callback.
+        """
+        state = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return {**state, "_session": None}
 
 
 def logged_step(trainer: Any) -> int:
@@ -231,7 +235,7 @@ def _make() -> Any:
     hints = get_type_hints(Options)
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     for spec in fields(Options):
-        default = spec.default if spec.default is not MISSING else spec.default_factory()  # type: ignore[misc]
+        default = getattr(Options(), spec.name)
         parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=hints[spec.name]))
     init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return type(

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from actdiag.collect.scope import Silent
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
-from actdiag.report.text import render_text
 from actdiag.report.run import Run
+from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
@@ -58,7 +58,7 @@ class Monitor:
         self._session = Session(model, checked, _writers(log_dir, writers, checked) if speaking else ())
         self._driver = _Driver(self._session, optimizers)
         self._finalizer = weakref.finalize(self, self._driver.close)
-        self._session.guarded(self._session.begin_step, 0)
+        self._session.guarded(self._driver.begin)
 
     @property
     def findings(self) -> list[Finding]:
@@ -131,7 +131,7 @@ class _Driver:
         scaler = scaler or self._session.options.grad_scaler
         if scaler is not None:
             self._session.loss_scale = float(scaler.get_scale())
-        self._session.before_update(self._alive())
+        self._session.before_update(self._alive(), optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._session.closed or self._inside is None:
@@ -148,13 +148,20 @@ class _Driver:
         """The loop says that an update has been made."""
         if self._optimizers or self._session.closed:
             return
-        self._session.guarded(self._session.before_update, ())
+        self._session.guarded(self._session.before_update, (), None)
+        self._session.guarded(self._session.after_update)
         self._session.guarded(self._turn)
 
     def _turn(self) -> None:
         self._session.end_step(self._step)
         self._step += 1
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins."""
         self._session.begin_step(self._step)
+        if not self._optimizers:
+            self._session.remember_weights()
 
     def close(self) -> None:
         """Remove the optimizers' hooks and close the session."""
@@ -189,7 +196,9 @@ def _writers(log_dir: str | Path | None, given: Iterable[Any], options: Options)
         try:
             found.append(TensorBoardWriter(log_dir, detail=options.detail))
         except OSError as error:
-            raise ConfigError(f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}") from None
+            raise ConfigError(
+                f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}"
+            ) from None
     return found
 
 
@@ -229,5 +238,3 @@ def _scaler_above(frame: FrameType | None) -> Any:
         if caller.f_code.co_filename.endswith("grad_scaler.py"):
             return caller.f_locals.get("self")
     return None
-
-

@@ -50,9 +50,7 @@ class FindingError(RuntimeError):
 class Session:
     """Observes one run: decides, collects, judges, writes."""
 
-    def __init__(
-        self, model: nn.Module | Mapping[str, nn.Module], options: Options, writers: Sequence[Writer]
-    ) -> None:
+    def __init__(self, model: nn.Module | Mapping[str, nn.Module], options: Options, writers: Sequence[Writer]) -> None:
         models = named_models(model)
         self.options = options
         self.writers = list(writers)
@@ -105,10 +103,17 @@ class Session:
         if self.mode != "off":
             self.collector.attach()
 
-    def before_update(self, optimizers: Iterable[Optimizer]) -> None:
-        """Gradients are complete; the weights are still the old ones."""
+    def before_update(self, optimizers: Sequence[Optimizer], stepping: Optimizer | None) -> None:
+        """Gradients are complete; the weights that `stepping` is about to update are still the old ones."""
         if self.mode == "record":
-            self._parameters.before_update(_ids(optimizers))
+            self._parameters.before_update(
+                _ids(optimizers) if optimizers else None, _ids([stepping]) if stepping is not None else set()
+            )
+
+    def remember_weights(self) -> None:
+        """No optimizer will say when the weights are about to change: keep them from now on."""
+        if self.mode == "record":
+            self._parameters.remember_weights()
 
     def gradients_are_final(self) -> None:
         """The gradients just read are unscaled and not yet clipped."""
@@ -176,7 +181,10 @@ class Session:
         except Exception as error:
             self.writers.remove(writer)
             logger.warning(
-                "actdiag: writer %s failed and is switched off (%s)", type(writer).__name__, error, exc_info=error
+                "actdiag: writer %s failed and is switched off (%s)",
+                type(writer).__name__,
+                error,
+                exc_info=error,
             )
 
     def _tell(self, changes: list[Change]) -> None:
@@ -210,7 +218,13 @@ class Session:
         self._covered = True
         unseen = self.collector.unseen()
         selected = snapshot.sites_selected
-        if len(unseen) == selected:
+        compiled = sum(target.barred is not None for target in self.collector.targets)
+        if compiled:
+            logger.warning(
+                "actdiag: %d of %d sites are inside torch.compile and not observed, only their parameters are; "
+                "train uncompiled for a while to see them", compiled, selected,
+            )  # fmt: skip
+        elif len(unseen) == selected:
             logger.warning(
                 "actdiag: 0 of %d sites ran in step %d. Is the model that is trained the one that was given, is it "
                 "in training mode, and are its modules called (not their forward(), not a compiled copy)?",
@@ -219,7 +233,13 @@ class Session:
         elif unseen:
             shown = "; ".join(f"{name}: {why}" for name, why in list(unseen.items())[:6])
             more = f" and {len(unseen) - 6} more" if len(unseen) > 6 else ""
-            logger.info("actdiag: %d of %d sites ran; not observed: %s%s", selected - len(unseen), selected, shown, more)
+            logger.info(
+                "actdiag: %d of %d sites ran; not observed: %s%s",
+                selected - len(unseen),
+                selected,
+                shown,
+                more,
+            )
 
     def close(self) -> None:
         """Take everything off the model and close the writers. Safe to call twice; never raises."""
@@ -236,6 +256,5 @@ class Session:
                 logger.warning("actdiag: closing %s failed (%s)", type(writer).__name__, error)
 
 
-def _ids(optimizers: Iterable[Optimizer]) -> set[int] | None:
-    ids = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    return ids or None
+def _ids(optimizers: Iterable[Optimizer]) -> set[int]:
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

@@ -194,7 +194,6 @@ GELU = ActivationFacts(
 )
 GELU_TANH = replace(
     GELU,
-    name="GELU(tanh)",
     gate=_over(_gelu_tanh_slope, 1.12899),
     closed_low=-3.0094,
     expected_mean=0.28204,
@@ -276,7 +275,11 @@ def elu_facts(name: str, alpha: float, *, scale: float = 1.0, celu: bool = False
     width = alpha if celu else 1.0
     below_at_zero = floor / width
     largest = max(scale, below_at_zero)
-    expected = {("ELU", 1.0): (0.16052, 0.78688), ("CELU", 1.0): (0.16052, 0.78688), ("SELU", alpha): (0.0, 1.0)}
+    expected = {
+        ("ELU", 1.0): (0.16052, 0.78688),
+        ("CELU", 1.0): (0.16052, 0.78688),
+        ("SELU", alpha): (0.0, 1.0),
+    }
     mean, std = expected.get((name, alpha), (None, None))
 
     def gate(a: Tensor) -> Tensor:

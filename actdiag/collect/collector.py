@@ -16,7 +16,7 @@ from actdiag.collect.hooks import Probe, observe
 from actdiag.collect.layout import default_unit_dim, unit_dim_of
 from actdiag.collect.scope import Scope, ScopeHook
 from actdiag.collect.site import Site
-from actdiag.collect.sites import Target, discover, named_modules
+from actdiag.collect.sites import UNHOOKABLE, Target, compiled_parts, discover, named_modules
 from actdiag.config import Options
 from actdiag.names import call_name, matches
 from actdiag.snapshot import Role
@@ -31,9 +31,8 @@ class Collector:
         self._options = options
         self._own: dict[Any, ActivationFacts] = dict(options.activations)
         self._models = {name: weakref.ref(model) for name, model in models.items()}
-        self.targets: list[Target] = discover(
-            models, self._own, include=options.include, exclude=options.exclude
-        )
+        self.targets: list[Target] = discover(models, self._own, include=options.include, exclude=options.exclude)
+        self._compiled = compiled_parts(models)
         self.sites: dict[tuple[str, int], Site] = {}
         self.scope = Scope()
         self.recording = False
@@ -51,6 +50,8 @@ class Collector:
         self._last: tuple[Any, int] | None = None
         self._order = 0
         self._failed: set[str] = set()
+        self._observed: set[str] = set()
+        self._squashed: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
 
     # What hooks ask -------------------------------------------------------------------------------------
 
@@ -92,8 +93,8 @@ class Collector:
         return default_unit_dim(x)
 
     def input_of(self, target: Target) -> bool:
-        """Whether a target is the first layer of its model, whose input is a site of its own."""
-        if target.role != "layer":
+        """Whether a target is the first layer with weights of its model, whose input is a site of its own."""
+        if not target.weighted:
             return False
         prefix = next((p for p in self._models if p and target.name.startswith(f"{p}.")), "")
         return self._input.setdefault(prefix, target.name) == target.name
@@ -136,34 +137,45 @@ class Collector:
             self._attach_scopes()
         for target in self.targets:
             module = target.module()
-            if module is None or target.name in self._failed:
+            if module is None or target.barred or target.name in self._failed:
                 continue
             if self.recording or (target.facts is not None and target.facts.can_close):
                 self._handles += Probe(target, self).attach(module)
 
     def _attach_scopes(self) -> None:
         alive = {name: model for name, ref in self._models.items() if (model := ref()) is not None}
-        active = {target.name for target in self.targets if target.facts is not None}
         plain = {target.name for target in self.targets if target.kind in _NO_FUNCTIONS}
         for name, module in named_modules(alive):
-            if name not in plain and not isinstance(module, _UNSCOPED):
+            if name not in plain and id(module) not in self._compiled and not isinstance(module, _UNSCOPED):
                 self._handles += ScopeHook(name, self.scope, self._enter, self._leave).attach(module)
-        self._observed = active
+        self._observed = {target.name for target in self.targets if target.facts is not None}
 
     def _enter(self) -> None:
-        if self._options.functional and self._mode is None:
-            mode = FunctionalMode(
-                self.scope, self._observed, self._own, seen=self._saw_function, wants=self.wants
-            )
-            mode.__enter__()
+        if self._options.functional and self._mode is None and not self._compiled:
+            mode = FunctionalMode(self.scope, self._observed, self._own, listener=self)
+            mode.__enter__()  # type: ignore[no-untyped-call]
             self._mode = mode
 
     def _leave(self) -> None:
         mode, self._mode = self._mode, None
         if mode is not None:
-            mode.__exit__(None, None, None)
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def _saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
+    def note_output(self, out: Tensor, site: Site) -> None:
+        """Remember the output of a sigmoid: if it is multiplied with another tensor, it is a gate."""
+        facts = site.facts
+        if facts is not None and site.role == "activation" and facts.bounded and (facts.saturated_low or 0.0) >= 0:
+            self._squashed[id(out)] = weakref.ref(out), site
+
+    def saw_product(self, factors: tuple[Any, ...]) -> None:
+        """Tensors are multiplied elementwise: a sigmoid among them is a gate."""
+        for factor in factors if self._squashed else ():
+            for tensor in (factor, getattr(factor, "_base", None)):
+                held = self._squashed.get(id(tensor))
+                if held is not None and held[0]() is tensor:
+                    held[1].role = "gate"
+
+    def saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
         key = f"{scope}/{name}" if scope else name
         if key in self._failed or self._left_out(scope):
             return
@@ -190,6 +202,7 @@ class Collector:
         self.detach()
         self._generation += 1
         self._last = None
+        self._squashed.clear()
 
     def freeze_names(self) -> None:
         """After the first recorded step a site keeps its name, even if its module is called more often later."""
@@ -205,12 +218,21 @@ class Collector:
         ran = {key for (key, _), site in self.sites.items() if site.moments is not None}
         refused = {key: site.refused for (key, _), site in self.sites.items() if site.refused}
         return {
-            target.name: refused.get(target.name) or "it was not called"
+            target.name: target.barred or refused.get(target.name) or "it was not called"
             for target in self.targets
             if target.name not in ran
         }
 
 
 # Their forward calls one kernel; no activation function can hide in it.
-_NO_FUNCTIONS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "BatchNorm1d", "BatchNorm2d", "LayerNorm", "Embedding")
-_UNSCOPED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_NO_FUNCTIONS = (
+    "Linear",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "LayerNorm",
+    "Embedding",
+)
+_UNSCOPED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, *UNHOOKABLE)

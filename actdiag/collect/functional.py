@@ -7,7 +7,7 @@ module: `encoder.layers.0/relu`. A call made by an activation module that is obs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -102,22 +102,45 @@ FUNCTIONS: dict[Any, tuple[str, Build]] = {
     function: (name, build) for name, (build, functions) in _BY_NAME.items() for function in functions
 }
 
-Seen = Callable[[str, str, ActivationFacts, Tensor, Tensor], None]
-"""Called with scope, function name, facts, input and output."""
+_PRODUCTS = (
+    torch.mul,
+    torch.multiply,
+    Tensor.mul,
+    Tensor.mul_,
+    Tensor.__mul__,
+    Tensor.__rmul__,
+    Tensor.__imul__,
+)
+
+
+class Listener(Protocol):
+    """Who is told about function calls."""
+
+    def wants(self) -> bool:
+        """Whether a forward that happens now is a training forward."""
+
+    def saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
+        """An activation function was called while the module `scope` ran."""
+
+    def saw_product(self, factors: tuple[Any, ...]) -> None:
+        """Tensors were multiplied elementwise."""
 
 
 class FunctionalMode(TorchFunctionMode):
     """Reports known activation functions called while a module runs. Never raises, never changes a result."""
 
     def __init__(
-        self, scope: Scope, observed: set[str], own: dict[Any, ActivationFacts], *, seen: Seen, wants: Callable[[], bool]
+        self, scope: Scope, observed: set[str], own: dict[Any, ActivationFacts], *, listener: Listener
     ) -> None:
         super().__init__()
         self._scope, self._observed, self._own = scope, observed, own
-        self._seen, self._wants = seen, wants
+        self._listener = listener
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _PRODUCTS:
+            self._listener.saw_product(args)
+            return func(*args, **kwargs)
         known = self._known(func, args, kwargs) if self._hears(func) else None
         if known is None:
             return func(*args, **kwargs)
@@ -128,13 +151,13 @@ class FunctionalMode(TorchFunctionMode):
             early = x.detach().clone()  # the call overwrites what the gate is read from
         out = func(*args, **kwargs)
         if isinstance(early, Tensor) and isinstance(out, Tensor) and refusal(out) is None:
-            self._seen(self._scope.stack[-1], name, facts, early, out)
+            self._listener.saw_function(self._scope.stack[-1], name, facts, early, out)
         return out
 
     def _hears(self, func: Any) -> bool:
         if not self._scope.stack or self._scope.stack[-1] in self._observed:
             return False
-        return (func in FUNCTIONS or func in self._own) and self._wants()
+        return (func in FUNCTIONS or func in self._own) and self._listener.wants()
 
     def _known(self, func: Any, args: Any, kwargs: Any) -> tuple[str, ActivationFacts] | None:
         if func in self._own:

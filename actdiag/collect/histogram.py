@@ -50,17 +50,15 @@ def _stride(n: int) -> int:
 
 def finish_histogram(counts: NDArray[np.float64]) -> Histogram | None:
     """The 63 buckets around zero of 512 exponent counters; None if no finite value was counted."""
-    grid = np.asarray(counts, dtype=np.int64).reshape(2, _EXPONENTS)
-    positive, negative = grid[0, :-1], grid[1, :-1]  # exponent 255 holds NaN and infinity
-    magnitudes = positive + negative
-    if magnitudes.sum() == 0:
+    grid = counts.astype(np.int64).reshape(2, _EXPONENTS)[:, :-1]  # exponent 255 holds NaN and infinity
+    magnitudes = grid.sum(0)
+    used = np.flatnonzero(magnitudes)
+    if not used.size:
         return None
-    used = np.flatnonzero(magnitudes[1:]) + 1  # exponent 0 holds zeros and denormals
-    top = int(used[-1]) if used.size else 1
+    top = max(int(used[-1]), 1)  # exponent 0 holds zeros and denormals, which stay in the middle
     first = top - OCTAVES + 1
-    inside = [k for k in range(first, top + 1)]
-    pick = [(int(positive[k]), int(negative[k])) if k >= 1 else (0, 0) for k in inside]
-    middle = int(magnitudes[: max(first, 1)].sum())
-    up = [p for p, _ in pick]
-    down = [n for _, n in reversed(pick)]
-    return Histogram(top=top - 126, counts=(*down, middle, *up))
+    below = max(first, 1)
+    inside = np.zeros((2, OCTAVES), dtype=np.int64)
+    inside[:, below - first :] = grid[:, below : top + 1]
+    middle = int(magnitudes[:below].sum())
+    return Histogram(top=top - 126, counts=(*inside[1, ::-1].tolist(), middle, *inside[0].tolist()))

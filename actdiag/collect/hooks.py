@@ -33,15 +33,14 @@ class Recorder(Protocol):
     histograms: bool
     gradients: bool
 
-    def site(
-        self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None
-    ) -> Site: ...
+    def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site: ...
     def next_call(self, key: str) -> int: ...
     def wants(self) -> bool: ...
     def unit_dim(self, key: str, module: nn.Module | None, x: Tensor) -> int: ...
     def input_of(self, target: Target) -> bool: ...
     def fail(self, name: str, error: Exception) -> None: ...
     def generation(self) -> int: ...
+    def note_output(self, out: Tensor, site: Site) -> None: ...
 
 
 def in_backward() -> bool:
@@ -146,6 +145,7 @@ def observe(
         key = site.name.partition("#")[0]
         dim = recorder.unit_dim(key, module, out)
         if recorder.recording:
+            recorder.note_output(out, site)
             with quiet(out):
                 site.add_forward(arrange(out.detach(), dim), histogram=recorder.histograms)
         source = read if site.facts is not None and site.facts.reads == "input" else out
@@ -189,7 +189,7 @@ def catch_gradient(out: Tensor, site: Site, recorder: Recorder, *, owned: bool) 
     base = out._base if out._is_view() else None
     if owned and base is not None and base.numel() == out.numel() and base.grad_fn is not None:
         out = base
-    out.register_hook(GradientHook(site, recorder))
+    out.register_hook(GradientHook(site, recorder))  # type: ignore[no-untyped-call]
 
 
 class GradientHook:

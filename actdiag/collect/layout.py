@@ -20,6 +20,9 @@ _CHANNELS_FIRST = (
 )
 
 
+_MEASURED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 class Units(NamedTuple):
     """A tensor seen as samples x positions x units.
 
@@ -36,7 +39,7 @@ class Units(NamedTuple):
         return self.x.shape[0]
 
     @property
-    def count(self) -> int:
+    def units(self) -> int:
         return self.x.shape[self.unit_dim]
 
     @property
@@ -109,8 +112,8 @@ def _children(value: Any) -> Iterable[Any]:
 def refusal(x: Tensor) -> str | None:
     """Why a tensor cannot be measured, or None if it can be.
 
-    Measured are strided floating-point tensors with data. Complex, integer, bool, sparse, nested, quantized,
-    meta and empty ones are reported as not observed, with this reason.
+    Measured are strided tensors of 16, 32 or 64 bit floating point with data. Complex, integer, bool, float8,
+    sparse, nested, quantized, meta and empty ones are reported as not observed, with this reason.
     """
     if x.is_nested:
         return "a nested tensor"
@@ -118,7 +121,7 @@ def refusal(x: Tensor) -> str | None:
         return f"{x.layout} layout"
     if x.is_quantized:
         return "a quantized tensor"
-    if not x.is_floating_point():
+    if x.dtype not in _MEASURED:
         return f"dtype {str(x.dtype).removeprefix('torch.')}"
     if x.device.type == "meta":
         return "a meta tensor"

@@ -70,7 +70,7 @@ def _chunks(x: Tensor) -> Sequence[Tensor]:
     """Blocks along dimension 0 that fit the cache; the whole tensor off the CPU."""
     if x.device.type != "cpu" or x.numel() <= _CHUNK_ELEMENTS:
         return (x,)
-    return x.split(max(1, _CHUNK_ELEMENTS // x[0].numel()))
+    return torch.split(x, max(1, _CHUNK_ELEMENTS // x[0].numel()))
 
 
 def measure(units: Units) -> Moments:
@@ -87,7 +87,7 @@ def _measure_block(x: Tensor, units: Units) -> Moments:
     dims, out = units.reduced, accumulator_dtype(x)
     clean = torch.nan_to_num(x, 0.0, 0.0, 0.0)
     bad_C = mask(torch.ne, x, clean).sum(dims).to(out)
-    n_C = x.numel() // units.count - bad_C
+    n_C = x.numel() // units.units - bad_C
     divisor_C = n_C.clamp(min=1)
     work = clean.to(_working_dtype(x))
     center = work.sum(dims, keepdim=True) / divisor_C.to(work.dtype).view(_column(units))
@@ -108,7 +108,7 @@ def _measure_block(x: Tensor, units: Units) -> Moments:
 
 def _column(units: Units) -> list[int]:
     shape = [1, 1, 1]
-    shape[units.unit_dim] = units.count
+    shape[units.unit_dim] = units.units
     return shape
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from actdiag.collect.moments import count
 from actdiag.names import clean_name
 
 UPDATE_SAMPLE = 1 << 18
@@ -25,8 +26,9 @@ class ParameterRecord:
     """What one parameter went through in the running step.
 
     `sums` are device numbers, 0-d float64: weight_squares, clipped_squares (the gradient as the optimizer sees
-    it), grad_zeros, grad_elements, update_squares and base_squares (of the sampled elements). `accumulated` is
-    the squared norm of the gradient before clipping, still multiplied by the loss scale where `scaled`.
+    it), grad_zeros, update_squares and base_squares (of the sampled elements). `elements` is the size of the
+    gradient, `absent` how many of them a sparse one leaves out. `accumulated` is the squared norm of the gradient
+    before clipping, still multiplied by the loss scale where `scaled`.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter) -> None:
@@ -35,19 +37,21 @@ class ParameterRecord:
         self.scaled = False
         self.requires_grad = parameter.requires_grad
         self.has_grad = False
+        self.elements = 0
+        self.absent = 0
         self.updated = False
         self.accumulated: Tensor | None = None
         self.before: Tensor | None = None
         self.sums: dict[str, Tensor] = {}
 
 
-def squares(x: Tensor) -> Tensor:
-    """Sum of squares in float64, 0-d; float32 norms of gradients below 1e-23 are exactly 0."""
-    dense = _dense(x)
-    out = torch.float32 if dense.device.type == "mps" else torch.float64
-    if dense.numel() == 0:
-        return torch.zeros((), dtype=out, device=dense.device)
-    return torch.linalg.vector_norm(dense, dtype=out).square()
+def squares(tensors: list[Tensor]) -> list[Tensor]:
+    """Sums of squares in float64, 0-d, of dense tensors; float32 norms of gradients below 1e-23 are exactly 0."""
+    if not tensors:
+        return []
+    out = torch.float32 if any(x.device.type == "mps" for x in tensors) else torch.float64
+    filled = [x.detach() if x.numel() else x.new_zeros(1) for x in tensors]
+    return [norm.square() for norm in torch._foreach_norm(filled, 2, dtype=out)]
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -88,56 +92,64 @@ class ParameterWatch:
         self._own.append((weakref.ref(parameter), record))
         if parameter.requires_grad and parameter.is_leaf:
             hook = _Accumulated(record, self._fail)
-            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
-    def before_update(self, optimized: set[int] | None) -> None:
-        """Take weights and gradients; `optimized` are the ids of the optimizer's parameters, None if unknown."""
-        for ref, record in self._own:
-            parameter = ref()
-            if parameter is None or record.updated:
-                continue
-            record.in_optimizer = optimized is None or id(parameter) in optimized
-            record.requires_grad = parameter.requires_grad
-            record.sums["weight_squares"] = squares(parameter)
-            if parameter.grad is not None:
-                self.read_gradient(record, parameter.grad)
-            if parameter.requires_grad and record.in_optimizer:
-                record.before = _sample(parameter).clone()
+    def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
+        return [(p, record) for ref, record in self._own if (p := ref()) is not None]
 
-    def read_gradient(self, record: ParameterRecord, grad: Tensor) -> None:
-        """Norm, zeros and size of a gradient as the optimizer will see it."""
-        record.has_grad = True
-        dense = _dense(grad)
-        record.sums["clipped_squares"] = squares(dense)
-        record.sums["grad_zeros"] = (dense == 0).sum(dtype=record.sums["clipped_squares"].dtype)
-        record.sums["grad_elements"] = torch.full_like(record.sums["grad_zeros"], grad.numel())
-        if grad.layout == torch.sparse_coo:
-            missing = grad.numel() - dense.numel()
-            record.sums["grad_zeros"] = record.sums["grad_zeros"] + missing
+    def before_update(self, optimized: set[int] | None, stepping: set[int]) -> None:
+        """Take weights and gradients of what `stepping` updates, and of what no optimizer does.
+
+        `optimized` are the ids of all optimizers' parameters, None if there is no optimizer to ask.
+        """
+        others = optimized or set()
+        waiting = [(p, r) for p, r in self._alive() if not r.updated and (id(p) in stepping or id(p) not in others)]
+        weights = squares([p for p, _ in waiting])
+        for (p, record), weight in zip(waiting, weights, strict=True):
+            record.in_optimizer = optimized is None or id(p) in optimized
+            record.requires_grad = p.requires_grad
+            record.sums["weight_squares"] = weight
+            if p.requires_grad and id(p) in stepping:
+                record.before = _sample(p).clone()
+        self._read_gradients(waiting)
+
+    def remember_weights(self) -> None:
+        """Keep the weights of everything trainable now: for loops that only say when an update has been made."""
+        for p, record in self._alive():
+            if p.requires_grad:
+                record.before = _sample(p).clone()
+
+    def _read_gradients(self, pairs: list[tuple[nn.Parameter, ParameterRecord]]) -> None:
+        """Norms, zeros and sizes of the gradients as the optimizer will see them."""
+        seen = [(p.grad, record) for p, record in pairs if p.grad is not None]
+        dense = [_dense(grad) for grad, _ in seen]
+        for (grad, record), values, norm in zip(seen, dense, squares(dense), strict=True):
+            record.has_grad = True
+            record.sums["clipped_squares"] = norm
+            record.sums["grad_zeros"] = count(torch.eq, values, 0.0)
+            record.elements = grad.numel()
+            record.absent = grad.numel() - values.numel()
 
     def after_update(self, *, read_gradients: bool) -> None:
         """Take the update that was applied; `read_gradients` for steps whose closure made the gradients."""
-        for ref, record in self._own:
-            parameter = ref()
-            if parameter is None or record.updated:
-                continue
-            if read_gradients and parameter.grad is not None:
-                self.read_gradient(record, parameter.grad)
-            if record.before is None or record.before.device != parameter.device:
-                continue
-            after = _sample(parameter)
-            if after.shape == record.before.shape:
-                record.sums["update_squares"] = squares(after - record.before)
-                record.sums["base_squares"] = squares(record.before)
-            record.before = None
+        waiting = [(p, r) for p, r in self._alive() if r.before is not None]
+        if read_gradients:
+            self._read_gradients(waiting)
+        moved = [(_sample(p), record) for p, record in waiting if record.before is not None]
+        pairs = [(after, r.before, r) for after, r in moved if r.before is not None and after.shape == r.before.shape]
+        updates = squares([after - before for after, before, _ in pairs])
+        bases = squares([before for _, before, _ in pairs])
+        for (_, _, record), update, base in zip(pairs, updates, bases, strict=True):
+            record.sums["update_squares"], record.sums["base_squares"] = update, base
             record.updated = record.has_grad
+        for _, record in waiting:
+            record.before = None
 
     def read_clipped(self) -> None:
         """Take the gradients once more, after clipping (where the first reading came before it)."""
-        for ref, record in self._own:
-            parameter = ref()
-            if parameter is not None and parameter.grad is not None and record.has_grad:
-                record.sums["clipped_squares"] = squares(parameter.grad)
+        seen = [(_dense(p.grad), record) for p, record in self._alive() if p.grad is not None and record.has_grad]
+        for (_, record), norm in zip(seen, squares([grad for grad, _ in seen]), strict=True):
+            record.sums["clipped_squares"] = norm
 
     def keep_as_unclipped(self) -> None:
         """The gradients read last are unscaled and unclipped: take them for what they are."""
@@ -168,7 +180,7 @@ class _Accumulated:
             return
         try:
             with torch.no_grad():
-                self._record.accumulated = squares(parameter.grad)
+                (self._record.accumulated,) = squares([_dense(parameter.grad)])
                 self._record.scaled = True
         except Exception as error:
             if self._fail is not None:

@@ -40,7 +40,7 @@ class Readout:
         found: Fetched = {}
         for device, items in self._waiting.items():
             dtype = torch.float32 if device.type == "mps" else torch.float64
-            flat = torch.cat([tensor.reshape(-1).to(dtype) for _, tensor in items]).cpu()
+            flat = torch.cat([_flat(tensor, dtype) for _, tensor in items]).cpu()
             host = flat.numpy().astype(np.float64, copy=False)
             start = 0
             for (owner, group, name), tensor in items:
@@ -49,6 +49,12 @@ class Readout:
                 start += tensor.numel()
         self._waiting.clear()
         return found
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    return x if x.ndim == 1 else x.reshape(-1)
 
 
 def queue_site(out: Readout, site: Site) -> None:
@@ -63,7 +69,7 @@ def queue_site(out: Readout, site: Site) -> None:
             out.add(site.name, "octaves", name, octaves)
     if site.evidence is not None:
         out.add(site.name, "evidence", "ages", site.evidence.ages_3C)
-        out.add(site.name, "evidence", "open", site.evidence.open_2C)
+        out.add(site.name, "evidence", "open", site.evidence.open_C + site.evidence.open_before_C)
 
 
 def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
@@ -74,7 +80,7 @@ def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
 
 
 def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float) -> SiteStats:
-    """SiteStats from the host numbers of one site. Every float is rounded to float32."""
+    """SiteStats from the host numbers of one site."""
     groups = fetched.get(site.name, {})
     values: dict[str, Any] = {"n": site.elements, "samples": site.samples}
     if "moments" in groups:
@@ -90,14 +96,7 @@ def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float) -
         values["histogram"] = finish_histogram(octaves["activation"])
     if "gradient" in octaves and (histogram := finish_histogram(octaves["gradient"])) is not None:
         values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(loss_scale)))
-    return SiteStats(kind=site.kind, role=site.role, order=site.order, **{k: _f32(v) for k, v in values.items()})
-
-
-def _f32(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    return SiteStats(kind=site.kind, role=site.role, order=site.order, **values)
 
 
 def _from_moments(m: Mapping[str, Numbers]) -> dict[str, Any]:
@@ -172,15 +171,15 @@ def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: f
     """ParameterStats from the host numbers of one parameter. A norm of non-finite values is infinite."""
     own = _own(record, fetched)
     grad = own.get("grad_squares", own.get("clipped_squares")) if record.has_grad else None
-    zeros, elements = own.get("grad_zeros"), own.get("grad_elements")
+    zeros = own["grad_zeros"] + record.absent if "grad_zeros" in own else None
     update, base = own.get("update_squares"), own.get("base_squares")
     values = {
         "weight_norm": _norm(own.get("weight_squares")),
         "grad_norm": _norm(grad, over=loss_scale if record.scaled else 1.0),
-        "grad_zero_fraction": zeros / elements if record.has_grad and zeros is not None and elements else None,
+        "grad_zero_fraction": zeros / record.elements if zeros is not None and record.elements else None,
         "update_ratio": _norm(update / base) if update is not None and base else None,
     }
-    return ParameterStats(state=_state(record, zeros, elements), **{k: _f32(v) for k, v in values.items()})
+    return ParameterStats(state=_state(record, zeros), **values)
 
 
 def _norm(squares: float | None, *, over: float = 1.0) -> float | None:
@@ -189,14 +188,14 @@ def _norm(squares: float | None, *, over: float = 1.0) -> float | None:
     return math.sqrt(squares) / over if math.isfinite(squares) else math.inf
 
 
-def _state(record: ParameterRecord, zeros: float | None, elements: float | None) -> ParameterState:
+def _state(record: ParameterRecord, zeros: float | None) -> ParameterState:
     if not record.requires_grad:
         return "frozen"
     if not record.in_optimizer:
         return "not_in_optimizer"
     if not record.has_grad:
         return "no_grad"
-    return "zero_grad" if zeros == elements else "trained"
+    return "zero_grad" if zeros == record.elements else "trained"
 
 
 def total_norms(
@@ -218,4 +217,4 @@ def total_norms(
     clip = math.sqrt(after / before) if 0 < before < math.inf and math.isfinite(after) else None
     if clip is not None and abs(clip - 1) < _CLIP_ROUNDING:
         clip = 1.0
-    return _f32(_norm(before)), _f32(clip)
+    return _norm(before), clip

@@ -13,19 +13,22 @@ from actdiag.config import Options
 
 Mode = Literal["off", "watch", "record"]
 
+FREE_SECONDS = 1.0
+"""Cost that no budget saves: a run so short that this matters is over before anybody looks."""
 _MIN_BASE_STEPS = 8
-_RECORD_SHARE = 0.6
+_RECORD_SHARE = 0.5
 
 
 class Budget:
     """Times of whole steps, and the intervals that keep observing below a share of them.
 
     Only step boundaries are timed, so that what a writer thread takes from the training counts too. An interval
-    is ceil(cost / (share · base)), with medians, and never shorter than configured; it changes by at most a
-    factor of two at a time.
+    is ceil(cost / (share · base)), with medians, and never shorter than configured; at one time it grows at most
+    four times and shrinks to no less than half.
     """
 
     def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
+        self._spent_s = 0.0
         self._max_overhead = max_overhead
         self._clock = clock
         self._begun: float | None = None
@@ -48,6 +51,7 @@ class Budget:
         if len(self._base) < _MIN_BASE_STEPS:
             return
         cost = now - begun - statistics.median(self._base)
+        self._spent_s += max(0.0, cost)
         if mode == "record":
             self.last_ms = max(0.0, cost) * 1e3
         if self._settled[mode] > 1:
@@ -65,11 +69,15 @@ class Budget:
         base = max(statistics.median(self._base), 1e-9)
         wanted = math.ceil(statistics.median(self._cost[mode]) / (share * base))
         held = self._interval[mode]
-        self._interval[mode] = max(1, min(max(wanted, held // 2), held * 2))
+        self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
 
     def interval(self, mode: Literal["watch", "record"], configured: int) -> int:
-        """Steps between two observations of a kind."""
-        return configured if self._max_overhead is None else max(configured, self._interval[mode])
+        """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
+        if self._max_overhead is None:
+            return configured
+        if len(self._base) < _MIN_BASE_STEPS:
+            return max(configured, 2)
+        return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])
 
 
 class Schedule:

@@ -53,9 +53,7 @@ class Scope:
 class ScopeHook:
     """Pushes and pops one module's name. Copies of a hooked model carry an inert hook."""
 
-    def __init__(
-        self, name: str, scope: Scope, on_enter: Callable[[], None], on_leave: Callable[[], None]
-    ) -> None:
+    def __init__(self, name: str, scope: Scope, on_enter: Callable[[], None], on_leave: Callable[[], None]) -> None:
         self.name, self._scope = name, scope
         self._on_enter, self._on_leave = on_enter, on_leave
 

@@ -74,10 +74,10 @@ class Site:
         if self.facts is None or not self.facts.can_close:
             return
         if self.evidence is None:
-            self.evidence = UnitEvidence.empty(read.count, read.x.device, window)
-            self.ledger = UnitLedger(read.count)
-        if read.count != self.evidence.ages_3C.shape[1]:
-            self.refused = f"its number of units changes: {self.evidence.ages_3C.shape[1]}, then {read.count}"
+            self.evidence = UnitEvidence.empty(read.units, read.x.device, window)
+            self.ledger = UnitLedger(read.units)
+        if read.units != self.evidence.ages_3C.shape[1]:
+            self.refused = f"its number of units changes: {self.evidence.ages_3C.shape[1]}, then {read.units}"
             return
         self.evidence.observe(count_open(read, self.facts), read.samples, step)
 
@@ -89,7 +89,5 @@ class Site:
             octaves = count_octaves(g) if histogram else None
             self.gradient = part if self.gradient is None else add_gradients(self.gradient, part)
             if octaves is not None:
-                self.gradient_octaves = (
-                    octaves if self.gradient_octaves is None else self.gradient_octaves + octaves
-                )
+                self.gradient_octaves = octaves if self.gradient_octaves is None else self.gradient_octaves + octaves
             self.gradient_calls += 1

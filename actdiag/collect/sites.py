@@ -25,8 +25,9 @@ _PASSIVE = (
     nn.modules.loss._Loss, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,
 )  # fmt: skip
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_COMPILED = "it is compiled by torch.compile; only its parameters are observed"
 _WRAPPER_CLASSES = ("DistributedDataParallel", "DataParallel")
-_UNHOOKABLE = (torch.jit.ScriptModule, torch.jit.RecursiveScriptModule)
+UNHOOKABLE = (torch.jit.ScriptModule,)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Target:
     kind: str
     role: Role
     facts: ActivationFacts | None
+    weighted: bool
+    barred: str | None
     module: weakref.ref[nn.Module]
 
 
@@ -64,12 +67,11 @@ def named_models(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
 def unwrap(module: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel or torch.compile."""
     while True:
-        if type(module).__name__ in _WRAPPER_CLASSES:
-            module = module.module
-        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            module = module._orig_mod
-        else:
+        name = "module" if type(module).__name__ in _WRAPPER_CLASSES else "_orig_mod"
+        inner = getattr(module, name, None)
+        if not isinstance(inner, nn.Module):
             return module
+        module = inner
 
 
 def named_modules(models: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
@@ -96,9 +98,10 @@ def discover(
     A pattern in `include` also brings in modules that are left out by default. Raises ConfigError if the
     patterns leave nothing.
     """
-    named = [(name, module) for name, module in named_modules(models) if not isinstance(module, _UNHOOKABLE)]
+    named = [(name, module) for name, module in named_modules(models) if not isinstance(module, UNHOOKABLE)]
     roots = {id(unwrap(model)) for model in models.values()}
     attention = tuple(f"{name}." for name, m in named if isinstance(m, nn.MultiheadAttention))
+    compiled = compiled_parts(models)
     targets = []
     for name, module in named:
         by_default = _computes(module, is_root=id(module) in roots, own=own)
@@ -107,7 +110,7 @@ def discover(
             by_default = False
         if not (matches(name, include) if include else by_default) or matches(name, exclude):
             continue
-        targets.append(_target(name, module, own))
+        targets.append(_target(name, module, own, barred=_COMPILED if id(module) in compiled else None))
     if not targets:
         raise ConfigError(_nothing_left(named, include, exclude))
     return targets
@@ -122,14 +125,25 @@ def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFact
     return is_leaf and not (is_root and type(module).forward is nn.Module.forward)
 
 
-def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts]) -> Target:
+def compiled_parts(models: Mapping[str, nn.Module]) -> set[int]:
+    """Ids of the modules inside torch.compile. Hooks put on them later are ignored by the compiled code."""
+    found: set[int] = set()
+    for model in models.values():
+        for module in model.modules():
+            if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+                found.update(id(inner) for inner in module.modules())
+    return found
+
+
+def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts], *, barred: str | None) -> Target:
     facts = module_facts(module, own)
     role: Role = "layer"
     if facts is not None:
         role = "activation"
     elif isinstance(module, _NORMALIZATION):
         role = "normalization"
-    return Target(name or type(module).__name__, kind_of(module), role, facts, weakref.ref(module))
+    weighted = role == "layer" and next(module.parameters(), None) is not None
+    return Target(name or kind_of(module), kind_of(module), role, facts, weighted, barred, weakref.ref(module))
 
 
 def kind_of(module: nn.Module) -> str:

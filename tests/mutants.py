@@ -1,0 +1,238 @@
+"""Deliberate wrong edits, each of which the suite must catch. `make mutants` runs them; it fails if one survives.
+
+Each mutant is an edit of one file of a copy of the package, and the test files that should notice it. A mutant whose
+original text is gone fails too: the list must keep up with the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutant(NamedTuple):
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant(
+        "the between-part of the merged variance is subtracted",
+        "collect/moments.py",
+        "m2_C=a.m2_C + b.m2_C + delta_C",
+        "m2_C=a.m2_C + b.m2_C - delta_C",
+        "test_moments",
+    ),
+    Mutant(
+        "the merged mean leans the wrong way",
+        "collect/moments.py",
+        "share_C = b.n_C /",
+        "share_C = a.n_C /",
+        "test_moments",
+    ),
+    Mutant(
+        "micro-batches replace each other",
+        "collect/site.py",
+        "part if self.moments is None else merge(self.moments, part)",
+        "part",
+        "test_truth test_regimes",
+    ),
+    Mutant(
+        "variance without the mean taken out",
+        "collect/moments.py",
+        "deviation = work - center",
+        "deviation = work - 0 * center",
+        "test_moments",
+    ),
+    Mutant(
+        "non-finite elements stay in the mean",
+        "collect/moments.py",
+        "n_C = x.numel() // units.units - bad_C",
+        "n_C = x.numel() // units.units - 0 * bad_C",
+        "test_moments",
+    ),
+    Mutant(
+        "NaN makes a unit dead",
+        "collect/units.py",
+        "return units.samples - closed.sum(units.reduced)",
+        "return (units.x > 0).float().sum(units.reduced)",
+        "test_units",
+    ),
+    Mutant(
+        "a sample is closed where any position is",
+        "collect/units.py",
+        "closed.amin(dim=position",
+        "closed.amax(dim=position",
+        "test_units",
+    ),
+    Mutant(
+        "one opening does not end the silence",
+        "collect/units.py",
+        ".masked_fill_(open_C > 0, 0)",
+        "",
+        "test_units",
+    ),
+    Mutant(
+        "dead after any silence",
+        "collect/units.py",
+        "dead = silent & (ages_3C[0] >= evidence.window)",
+        "dead = ages_3C[0] > 0",
+        "test_units",
+    ),
+    Mutant(
+        "few large batches are enough",
+        "collect/units.py",
+        "silent = ages_3C[1] >= MIN_OBSERVATIONS",
+        "silent = ages_3C[1] >= 1",
+        "test_units",
+    ),
+    Mutant(
+        "hooks stay on after a step",
+        "collect/collector.py",
+        "            handle.remove()\n",
+        "            pass\n",
+        "test_untouched",
+    ),
+    Mutant(
+        "the function mode is not left",
+        "collect/collector.py",
+        "mode.__exit__(None, None, None)",
+        "None",
+        "test_untouched",
+    ),
+    Mutant(
+        "a hook returns a value",
+        "collect/scope.py",
+        "        self._call(*args, **kwargs)\n",
+        "        return args[-1] * 0 if len(args) == 3 else None\n",
+        "test_untouched",
+    ),
+    Mutant(
+        "copies of the model go on recording",
+        "collect/scope.py",
+        "return Silent(do_nothing)",
+        "return Silent(self._call)",
+        "test_untouched",
+    ),
+    Mutant(
+        "gradients stay multiplied by the loss scale",
+        "collect/readout.py",
+        "math.sqrt(float(g[\"squares\"]) / n) / loss_scale",
+        "math.sqrt(float(g[\"squares\"]) / n)",
+        "test_monitor",
+    ),
+    Mutant(
+        "a checkpoint's second pass is counted",
+        "collect/hooks.py",
+        "not (in_backward() and site.forward_calls > 0)",
+        "True",
+        "test_untouched",
+    ),
+    Mutant(
+        "the gradient hook goes on the view",
+        "collect/hooks.py",
+        "        out = base\n",
+        "        pass\n",
+        "test_regimes",
+    ),
+    Mutant(
+        "nested optimizer hooks count twice",
+        "monitor.py",
+        "if self._inside is not None and _runs_twice(optimizer):",
+        "if False:",
+        "test_monitor",
+    ),
+    Mutant(
+        "gradient norms are read after clipping",
+        "collect/readout.py",
+        'own.get("grad_squares", own.get("clipped_squares"))',
+        'own.get("clipped_squares")',
+        "test_truth",
+    ),
+    Mutant(
+        "the update is taken against the new weights",
+        "collect/parameters.py",
+        "[after - before for after, before, _ in pairs]",
+        "[after - after for after, before, _ in pairs]",
+        "test_truth",
+    ),
+    Mutant(
+        "validation passes are counted",
+        "collect/hooks.py",
+        "return torch.is_grad_enabled() and not",
+        "return not",
+        "test_monitor",
+    ),
+    Mutant(
+        "tanh saturates at its middle",
+        "collect/activations.py",
+        "saturated_high=0.97,",
+        "saturated_high=0.9,",
+        "test_activations",
+    ),
+    Mutant(
+        "the budget is never applied",
+        "collect/schedule.py",
+        "return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])",
+        "return configured",
+        "test_schedule",
+    ),
+    Mutant(
+        "a finding is told at every snapshot",
+        "diagnose/judge.py",
+        "self._open[key] = len(self.findings)",
+        "pass",
+        "test_ledger",
+    ),
+    Mutant(
+        "None is written as 0",
+        "write/pack.py",
+        "np.nan if v is None else v",
+        "0.0 if v is None else v",
+        "test_write_tensorboard",
+    ),
+]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the named tests pass with the edit in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("actdiag", "tests"):
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = Path(folder) / "actdiag" / mutant.file
+        text = path.read_text()
+        if mutant.old not in text:
+            raise SystemExit(f"mutant {mutant.what!r}: {mutant.file} no longer holds {mutant.old!r}")
+        path.write_text(text.replace(mutant.old, mutant.new))
+        tests = [f"tests/{name}.py" for name in mutant.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode == 0
+
+
+def main() -> int:
+    """Run every mutant; 1 if one survived."""
+    wanted = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not wanted or any(word in m.what for word in wanted)]
+    alive = []
+    for mutant in chosen:
+        if survives(mutant):
+            alive.append(mutant.what)
+        print(f"{'SURVIVED' if mutant.what in alive else 'caught':9} {mutant.what}", flush=True)
+    print(f"{len(chosen) - len(alive)} passed, {len(alive)} failed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""When to observe, and a budget that is kept. Time is a list of numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from actdiag.collect.schedule import Schedule
+from actdiag.config import Options
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drive(options: Options, steps: int, *, base: float = 1.0, record: float = 0.0, watch: float = 0.0) -> list[str]:
+    """Run a schedule where an observed step costs so much more; the modes of the steps."""
+    clock = Clock()
+    schedule = Schedule(options, clock)
+    modes = []
+    for step in range(steps):
+        mode = schedule.decide(step)
+        clock.now += base + {"record": record, "watch": watch, "off": 0.0}[mode]
+        schedule.budget.lap(mode)
+        modes.append(mode)
+    return modes
+
+
+def test_without_a_budget_the_schedule_is_a_function_of_the_step() -> None:
+    modes = drive(Options(log_every_n_steps=6, watch_every_n_steps=2, max_overhead=None), 14, record=1e6)
+    assert modes == ["record", "off", "watch", "off", "watch", "off"] * 2 + ["record", "off"]
+
+
+def test_a_window_of_steps_bounds_the_schedule() -> None:
+    options = Options(log_every_n_steps=2, watch_every_n_steps=1, max_overhead=None, start_step=2, end_step=5)
+    assert drive(options, 7) == ["off", "off", "record", "watch", "record", "off", "off"]
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("record,watch", [(8.0, 0.5), (0.5, 0.05), (100.0, 2.0)])
+def test_the_budget_is_kept_in_the_long_run(budget: float, record: float, watch: float) -> None:
+    options = Options(log_every_n_steps=10, watch_every_n_steps=1, max_overhead=budget)
+    modes = drive(options, 40_000, record=record, watch=watch)[20_000:]
+    spent = modes.count("record") * record + modes.count("watch") * watch
+    assert spent / len(modes) <= 1.1 * budget
+    assert "record" in modes and "watch" in modes, "it thins out and does not stop"
+
+
+def test_a_cheap_observation_keeps_its_configured_intervals() -> None:
+    modes = drive(Options(log_every_n_steps=50, watch_every_n_steps=4), 400, record=1e-3, watch=1e-4)
+    assert modes.count("record") == 8
+    assert modes.count("watch") == 96
+
+
+def test_a_lengthened_interval_stays_on_the_configured_grid() -> None:
+    modes = drive(Options(log_every_n_steps=10, watch_every_n_steps=10_000), 2_000, record=5.0)
+    assert all(step % 10 == 0 for step, mode in enumerate(modes) if mode == "record")
+
+
+def test_a_pause_is_not_taken_for_a_slow_step() -> None:
+    clock = Clock()
+    schedule = Schedule(Options(log_every_n_steps=5, watch_every_n_steps=5), clock)
+    for step in range(40):
+        mode = schedule.decide(step)
+        clock.now += 1.0
+        schedule.budget.lap(mode)
+        if mode == "record":
+            schedule.budget.restart()
+            clock.now += 1000.0
+    assert schedule.budget.last_ms == 0.0 or schedule.budget.last_ms is None
+
+
+def test_a_run_that_resumes_in_the_middle_records_its_first_step_and_returns_to_the_grid() -> None:
+    schedule = Schedule(Options(log_every_n_steps=10, watch_every_n_steps=100, max_overhead=None))
+    modes = {step: schedule.decide(step) for step in range(1003, 1025)}
+    assert [step for step, mode in modes.items() if mode == "record"] == [1003, 1010, 1020]
