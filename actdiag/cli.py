@@ -1,18 +1,21 @@
 """The `actdiag` command: demo, report, explain.
 
-Exit status: 0 done; 1 a finding reached `--fail-on`; 2 wrong usage; 3 nothing to read; 130 interrupted.
+Exit status: 0 done; 1 a finding reached `--fail-on`; 2 wrong usage; 3 nothing to read; 4 the output could not be
+written; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 
 from actdiag import __version__
 
-OK, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, USAGE, NOTHING, UNWRITTEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,13 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`| head`); without this the interpreter complains once more at exit.
-        sys.stdout = None  # type: ignore[assignment]
-        return OK
     return status
 
 
@@ -34,7 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="actdiag",
         description="Training diagnostics for PyTorch: centering, saturation, dead units and gradient flow.",
-        epilog="exit status: 0 done, 1 a finding reached --fail-on, 2 wrong usage, 3 nothing to read",
+        epilog="exit status: 0 done, 1 a finding reached --fail-on, 2 wrong usage, 3 nothing to read, "
+        "4 the output could not be written",
     )
     parser.add_argument("--version", action="version", version=f"actdiag {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -62,19 +61,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     try:
         from actdiag.demo import run_demo
     except ImportError as error:
-        print(f"actdiag demo: {error}; pip install 'actdiag[demo]'", file=sys.stderr)
-        return USAGE
-    return run_demo(arguments.log_dir, epochs=arguments.epochs)
+        return _complain(f"actdiag demo: {error}; pip install 'actdiag[demo]'", USAGE)
+    status: int = run_demo(arguments.log_dir, epochs=arguments.epochs)
+    return status
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -85,25 +83,48 @@ def _report(arguments: argparse.Namespace) -> int:
 
     try:
         runs = read_runs(arguments.logdir)
-    except (ReadError, OSError) as error:
-        print(f"actdiag report: {error}", file=sys.stderr)
-        return NOTHING
-    render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
-    sys.stdout.write(render(runs))
+    except ReadError as error:
+        return _complain(f"actdiag report: {error}", NOTHING)
+    except OSError as error:
+        return _complain(f"actdiag report: {arguments.logdir} cannot be read ({error.strerror})", NOTHING)
     severe = [run.worst for run in runs if run.worst is not None]
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
-    return FAILED if failed else OK
+    render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
+    return _say(render(runs), FAILED if failed else OK)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     from actdiag.diagnose.judge import RULES
 
     if arguments.slug is None:
-        for slug, rule in RULES.items():
-            print(f"{slug:24}{(inspect.getdoc(rule) or '').partition(chr(10))[0]}")
-        return OK
+        lines = [f"{slug:24}{(inspect.getdoc(rule) or '').partition(chr(10))[0]}" for slug, rule in RULES.items()]
+        return _say("\n".join(lines) + "\n", OK)
     if arguments.slug not in RULES:
-        print(f"actdiag explain: no rule {arguments.slug!r}; there are {', '.join(RULES)}", file=sys.stderr)
-        return USAGE
-    print(f"{arguments.slug}\n\n{inspect.getdoc(RULES[arguments.slug])}")
-    return OK
+        near = difflib.get_close_matches(arguments.slug.lower().replace("_", "-"), RULES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"the rules are {', '.join(RULES)}"
+        return _complain(f"actdiag explain: no rule {arguments.slug!r}; {hint}", USAGE)
+    return _say(f"{arguments.slug}\n\n{inspect.getdoc(RULES[arguments.slug])}\n", OK)
+
+
+def _complain(message: str, status: int) -> int:
+    """Say on stderr what is wrong; what came from a file name or a log cannot steer the terminal."""
+    from actdiag.write.plain import plain
+
+    print("\n".join(map(plain, message.split("\n"))), file=sys.stderr)
+    return status
+
+
+def _say(text: str, status: int) -> int:
+    """Write to stdout; the status, unless that fails. A reader that has gone (`| head`) is no failure."""
+    if sys.stdout is None:  # closed by the caller
+        return status
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # what is still buffered has to go somewhere, or the interpreter complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            return _complain(f"actdiag: the output could not be written ({error.strerror})", UNWRITTEN)
+    return status

@@ -3,17 +3,19 @@
 A Snapshot is frozen, knows no torch, and survives JSON and the event file exactly: floats are rounded to
 float32 when it is built, since that is what the event file keeps.
 
-A number that does not apply is None, never 0: a layer without units that can die has `dead_units is None`;
-a tensor without a finite element has `mean is None`.
+A number that does not apply is None, never 0 and never NaN: a layer without units that can die has
+`dead_units is None`; a tensor without a finite element has `mean is None`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 1
 
@@ -26,6 +28,17 @@ UNIT_STATES = {"a": "alive", "r": "rare", "s": "suspect", "d": "dead", "v": "rev
 
 def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
     return field(default=None, metadata={"doc": doc, "unit": unit, "kind": kind})
+
+
+class _Rounded:
+    """Makes the floats of a statistics class what the event file can keep, at construction."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name in _float_fields(kind):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _rounded(name, value))
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteStats:
+class SiteStats(_Rounded):
     """Statistics of one site at one recorded step.
 
     Everything but `n` and `nonfinite` is over the finite elements. std is the population value (divisor n).
@@ -105,7 +118,7 @@ class SiteStats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterStats:
+class ParameterStats(_Rounded):
     """One parameter at one recorded step; gradients before clipping and without the loss scale."""
 
     state: ParameterState
@@ -116,7 +129,7 @@ class ParameterStats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(_Rounded):
     """Everything learned at one recorded step. `sites` and `parameters` are in execution and model order."""
 
     step: int
@@ -131,29 +144,49 @@ class Snapshot:
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings "nan", "inf", "-inf"."""
-        return json.dumps({"version": SCHEMA_VERSION, **_encode(asdict(self))}, allow_nan=False)
+        return json.dumps({"version": SCHEMA_VERSION, **spell_out(asdict(self))}, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> Snapshot:
-        """The inverse of `to_json`. Raises ValueError for text of another kind or a newer schema."""
-        raw = _decode(json.loads(text))
-        if not isinstance(raw, dict) or "step" not in raw:
-            raise ValueError("not an actdiag snapshot: no 'step'")
-        version = raw.pop("version", None)
+        """The inverse of `to_json`. Raises ValueError for text of another kind or another schema version."""
+        try:
+            raw = json.loads(text, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("not an actdiag snapshot: nested too deep") from None
+        if not isinstance(raw, dict) or "version" not in raw:
+            raise ValueError("not an actdiag snapshot: no object with a 'version'")
+        version = raw.pop("version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"snapshot has schema version {version}, this actdiag reads {SCHEMA_VERSION}")
-        raw["sites"] = {name: site_from_dict(value) for name, value in raw["sites"].items()}
-        raw["parameters"] = {name: ParameterStats(**value) for name, value in raw["parameters"].items()}
-        return Snapshot(**raw)
+        return Snapshot(
+            **_checked(Snapshot, raw)
+            | {
+                "sites": {name: site_from_dict(value) for name, value in _mapping(raw, "sites")},
+                "parameters": {
+                    name: ParameterStats(**_checked(ParameterStats, value))
+                    for name, value in _mapping(raw, "parameters")
+                },
+            }
+        )
 
 
 def site_from_dict(raw: Mapping[str, Any]) -> SiteStats:
-    """A SiteStats from the plain values of `asdict`, with lists where tuples were."""
-    values = dict(raw)
+    """A SiteStats from the plain values of `asdict`, with lists where tuples were. Raises ValueError."""
+    values = _checked(SiteStats, raw)
     for name in ("histogram", "grad_histogram"):
         if values.get(name) is not None:
-            values[name] = Histogram(int(values[name]["top"]), tuple(values[name]["counts"]))
+            values[name] = histogram_of(values[name].get("top"), values[name].get("counts"))
     return SiteStats(**values)
+
+
+def histogram_of(top: Any, counts: Any) -> Histogram:
+    """A Histogram from numbers of unknown origin. Raises ValueError for what cannot be one."""
+    counts = tuple(counts) if isinstance(counts, (list, tuple)) else ()
+    if len(counts) % 2 == 0 or set(map(type, counts)) != {int} or min(counts) < 0:
+        raise ValueError("a histogram has an odd number of counts, whole and not negative")
+    if not _is_int(top) or not -_LARGEST_TOP <= top <= _LARGEST_TOP:
+        raise ValueError(f"the top of a histogram is an exponent of two up to {_LARGEST_TOP}, got {top!r}")
+    return Histogram(top, counts)
 
 
 def stat_fields(kind: type) -> dict[str, Mapping[str, Any]]:
@@ -161,22 +194,88 @@ def stat_fields(kind: type) -> dict[str, Mapping[str, Any]]:
     return {spec.name: spec.metadata for spec in fields(kind) if "doc" in spec.metadata}
 
 
-def _encode(value: Any) -> Any:
+def spell_out(value: Any) -> Any:
+    """Plain values as strict JSON can hold them: NaN and infinities become "nan", "inf", "-inf"; tuples lists."""
     if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
+        return {key: spell_out(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
+        return [spell_out(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: item if key in _TEXT_KEYS else _decode(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return float(value) if value in ("nan", "inf", "-inf") else value
+def spell_in(value: Any) -> Any:
+    """One value as it was before `spell_out`. Only for places that hold numbers: a name may be "nan"."""
+    return _SPELLED.get(value, value) if isinstance(value, str) else value
 
 
-_TEXT_KEYS = ("kind", "role", "state", "unit_states")
+_SPELLED = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+@cache
+def _float_fields(kind: Any) -> tuple[str, ...]:
+    return tuple(name for name, metadata in stat_fields(kind).items() if metadata["kind"] == "float")
+
+
+_FLOAT32 = struct.Struct("<f")
+
+
+def _rounded(name: str, value: Any) -> float | None:
+    """The nearest float32; None for NaN."""
+    try:
+        number: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    except (OverflowError, struct.error):
+        if isinstance(value, (int, float)):
+            return math.inf if value > 0 else -math.inf
+        raise TypeError(f"{name} must be a number or None, got {value!r}") from None
+    return None if math.isnan(number) else number
+
+
+_LARGEST_TOP = 1023
+"""The largest exponent of two that a float can hold; the smallest is of about that size."""
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"not an actdiag snapshot: {text} is not strict JSON")
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    if not isinstance(raw.get(key), dict):
+        raise ValueError(f"not an actdiag snapshot: {key!r} must be an object")
+    return list(raw[key].items())
+
+
+def _checked(kind: type, raw: Any) -> dict[str, Any]:
+    """The values that make up a statistics class, each of its type; "inf" spelled out becomes a float."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"not an actdiag snapshot: {raw!r:.40} where a {kind.__name__} is expected")
+    known = {spec.name: spec.metadata.get("kind", spec.name) for spec in fields(kind)}
+    if unknown := raw.keys() - known:
+        raise ValueError(f"a {kind.__name__} has no {', '.join(sorted(unknown))}")
+    if missing := _REQUIRED[kind.__name__] - raw.keys():
+        raise ValueError(f"a {kind.__name__} needs {', '.join(sorted(missing))}")
+    values = {name: spell_in(value) if known[name] == "float" else value for name, value in raw.items()}
+    for name, value in values.items():
+        if not _FITS[known[name]](value):
+            raise ValueError(f"{name} of a {kind.__name__} cannot be {value!r:.40}")
+    return values
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_REQUIRED = {"Snapshot": {"step"}, "SiteStats": {"kind", "role", "order"}, "ParameterStats": {"state"}}
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "float": lambda v: v is None or isinstance(v, float) or _is_int(v),
+    "int": lambda v: v is None or _is_int(v),
+    "kind": lambda v: isinstance(v, str),
+    "role": lambda v: v in get_args(Role),
+    "state": lambda v: v in get_args(ParameterState),
+    "unit_states": lambda v: v is None or (isinstance(v, str) and set(v) <= set(UNIT_STATES)),
+    **dict.fromkeys(("order", "step", "sites_selected"), _is_int),
+    **dict.fromkeys(("sites", "parameters"), lambda v: isinstance(v, dict)),
+    **dict.fromkeys(("histogram", "grad_histogram"), lambda v: v is None or isinstance(v, dict)),
+}
+"""Kind of a number, or name of another field -> what it may be."""

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def mlp() -> Built:
     """64-256-256-256-128-10 on batches of 64: the worst case, a step of 1 to 2 ms."""
     sizes = [64, 256, 256, 256, 128]
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(128, 10)), (torch.randn(64, 64), torch.randint(0, 10, (64,)))
 
@@ -41,7 +42,7 @@ def cnn() -> Built:
     """Eight 3 x 3 convolutions of width 16 to 64 with batch norm, on 64 x 3 x 32 x 32."""
     layers: list[nn.Module] = []
     widths = [3, 16, 16, 32, 32, 32, 64, 64, 64]
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         stride = 2 if i in (2, 5) else 1
         layers += [nn.Conv2d(a, b, 3, padding=1, stride=stride, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))

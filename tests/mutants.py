@@ -127,8 +127,8 @@ MUTANTS = [
     Mutant(
         "gradients stay multiplied by the loss scale",
         "collect/readout.py",
-        "math.sqrt(float(g[\"squares\"]) / n) / loss_scale",
-        "math.sqrt(float(g[\"squares\"]) / n)",
+        'math.sqrt(float(g["squares"]) / n) / loss_scale',
+        'math.sqrt(float(g["squares"]) / n)',
         "test_monitor",
     ),
     Mutant(

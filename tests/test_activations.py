@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from actdiag.collect.activations import CLOSED_GATE, SATURATED_GATE, ActivationFacts, module_facts
+from actdiag.collect.activations import CLOSED_GATE, SATURATED_GATE, ActivationFacts
 from actdiag.collect.functional import FUNCTIONS
+from actdiag.collect.known import module_facts
 
 MODULES = {
     "relu": nn.ReLU(),

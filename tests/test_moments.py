@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from actdiag.collect.activations import TANH, module_facts
+from actdiag.collect.activations import TANH
+from actdiag.collect.known import module_facts
 from actdiag.collect.layout import arrange
 from actdiag.collect.moments import (
     Moments,

@@ -278,7 +278,8 @@ def test_odd_tensors_are_left_out_with_a_reason_and_never_raise(caplog: pytest.L
     makers = {
         "complex": lambda x: torch.complex(x, x), "integer": lambda x: x.long(), "bool": lambda x: x > 0,
         "empty": lambda x: x[:0], "sparse": lambda x: x.to_sparse(), "none": lambda x: None, "int": lambda x: 3,
-        "meta": lambda x: x.to("meta"), "scalar": lambda x: x.sum(), "nested": lambda x: torch.nested.nested_tensor([x, x[:1]]),
+        "meta": lambda x: x.to("meta"), "scalar": lambda x: x.sum(),
+        "nested": lambda x: torch.nested.nested_tensor([x, x[:1]]),
         "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
         "float8": lambda x: x.to(torch.float8_e4m3fn),
     }  # fmt: skip

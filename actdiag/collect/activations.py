@@ -13,10 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from actdiag.collect.slopes import (
+    above,
+    gelu_slope,
+    gelu_tanh_slope,
+    hardswish_slope,
+    inside,
+    mish_slope,
+    over,
+    silu_slope,
+)
 
 CLOSED_GATE = 0.01
 SATURATED_GATE = 0.0591
@@ -70,48 +81,6 @@ class ActivationFacts:
         return masks[0] if len(masks) == 1 else masks[0].add_(masks[1])
 
 
-def above(a: Tensor, bound: float) -> Tensor:
-    """1 where a > bound, else 0, in a's dtype."""
-    return torch.gt(a, bound, out=torch.empty_like(a))
-
-
-def _phi(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-
-
-def _gelu_slope(z: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * _phi(z)
-
-
-def _gelu_tanh_slope(z: Tensor) -> Tensor:
-    c = math.sqrt(2 / math.pi)
-    t = torch.tanh(c * (z + 0.044715 * z**3))
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z)
-
-
-def _silu_slope(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1 + z * (1 - s))
-
-
-def _mish_slope(z: Tensor) -> Tensor:
-    t = torch.tanh(torch.nn.functional.softplus(z))
-    return t + z * (1 - t * t) * torch.sigmoid(z)
-
-
-def _hardswish_slope(z: Tensor) -> Tensor:
-    inside = (2 * z + 3) / 6
-    return torch.where(z <= -3, torch.zeros_like(z), torch.where(z >= 3, torch.ones_like(z), inside))
-
-
-def _over(slope: Callable[[Tensor], Tensor], largest: float) -> Callable[[Tensor], Tensor]:
-    return lambda z: slope(z).abs() / largest
-
-
-def _inside(low: float, high: float) -> Callable[[Tensor], Tensor]:
-    return lambda a: above(a, low).mul_(torch.lt(a, high, out=torch.empty_like(a)))
-
-
 _TANH_CLOSED = math.sqrt(1 - CLOSED_GATE)
 _SIGMOID_CLOSED = ((1 - _TANH_CLOSED) / 2, (1 + _TANH_CLOSED) / 2)
 _SOFTSIGN_CLOSED = 1 - math.sqrt(CLOSED_GATE)
@@ -127,7 +96,7 @@ RELU = ActivationFacts(
     clips=True,
 )
 # Zero is ReLU6's inactive end, as it is ReLU's: only the upper bound is called saturated.
-RELU6 = replace(RELU, name="ReLU6", gate=_inside(0.0, 6.0), closed_high=6.0, saturated_high=6.0)
+RELU6 = replace(RELU, name="ReLU6", gate=inside(0.0, 6.0), closed_high=6.0, saturated_high=6.0)
 TANH = ActivationFacts(
     name="Tanh",
     reads="output",
@@ -154,7 +123,7 @@ SIGMOID = ActivationFacts(
 HARDSIGMOID = ActivationFacts(
     name="Hardsigmoid",
     reads="output",
-    gate=_inside(0.0, 1.0),
+    gate=inside(0.0, 1.0),
     closed_low=0.0,
     closed_high=1.0,
     saturated_low=0.0,
@@ -186,7 +155,7 @@ LOGSIGMOID = ActivationFacts(
 GELU = ActivationFacts(
     name="GELU",
     reads="input",
-    gate=_over(_gelu_slope, 1.12890),
+    gate=over(gelu_slope, 1.12890),
     closed_low=-3.0217,
     expected_mean=0.28209,
     expected_std=0.58792,
@@ -194,7 +163,7 @@ GELU = ActivationFacts(
 )
 GELU_TANH = replace(
     GELU,
-    gate=_over(_gelu_tanh_slope, 1.12899),
+    gate=over(gelu_tanh_slope, 1.12899),
     closed_low=-3.0094,
     expected_mean=0.28204,
     max_slope=1.12899,
@@ -202,7 +171,7 @@ GELU_TANH = replace(
 SILU = ActivationFacts(
     name="SiLU",
     reads="input",
-    gate=_over(_silu_slope, 1.09984),
+    gate=over(silu_slope, 1.09984),
     closed_low=-6.1429,
     expected_mean=0.20662,
     expected_std=0.55954,
@@ -211,7 +180,7 @@ SILU = ActivationFacts(
 MISH = ActivationFacts(
     name="Mish",
     reads="input",
-    gate=_over(_mish_slope, 1.08850),
+    gate=over(mish_slope, 1.08850),
     closed_low=-6.1588,
     expected_mean=0.24040,
     expected_std=0.62813,
@@ -220,7 +189,7 @@ MISH = ActivationFacts(
 HARDSWISH = ActivationFacts(
     name="Hardswish",
     reads="input",
-    gate=_over(_hardswish_slope, 1.5),
+    gate=over(hardswish_slope, 1.5),
     closed_low=-3.0,
     expected_mean=0.16622,
     expected_std=0.55131,
@@ -234,7 +203,7 @@ def hardtanh_facts(low: float, high: float) -> ActivationFacts:
     return ActivationFacts(
         name="Hardtanh",
         reads="output",
-        gate=_inside(low, high),
+        gate=inside(low, high),
         closed_low=low,
         closed_high=high,
         saturated_low=low,
@@ -308,38 +277,4 @@ def softplus_facts(beta: float) -> ActivationFacts:
     )
 
 
-def _gelu_for(approximate: str) -> ActivationFacts:
-    return GELU_TANH if approximate == "tanh" else GELU
-
-
-_SELU = elu_facts("SELU", 1.6732632423543772, scale=1.0507009873554805)
-
-_MODULES: dict[type[nn.Module], Callable[[Any], ActivationFacts]] = {
-    nn.ReLU: lambda m: RELU,
-    nn.ReLU6: lambda m: RELU6,
-    nn.LeakyReLU: lambda m: leaky_facts("LeakyReLU", float(m.negative_slope), default=0.01),
-    nn.PReLU: lambda m: leaky_facts("PReLU", m.weight.detach(), default=0.01),
-    nn.ELU: lambda m: elu_facts("ELU", float(m.alpha)),
-    nn.CELU: lambda m: elu_facts("CELU", float(m.alpha), celu=True),
-    nn.SELU: lambda m: _SELU,
-    nn.GELU: lambda m: _gelu_for(m.approximate),
-    nn.SiLU: lambda m: SILU,
-    nn.Mish: lambda m: MISH,
-    nn.Hardswish: lambda m: HARDSWISH,
-    nn.Hardsigmoid: lambda m: HARDSIGMOID,
-    nn.Hardtanh: lambda m: hardtanh_facts(float(m.min_val), float(m.max_val)),
-    nn.Sigmoid: lambda m: SIGMOID,
-    nn.Tanh: lambda m: TANH,
-    nn.Softplus: lambda m: softplus_facts(float(m.beta)),
-    nn.Softsign: lambda m: SOFTSIGN,
-    nn.LogSigmoid: lambda m: LOGSIGMOID,
-}
-
-
-def module_facts(module: nn.Module, own: dict[Any, ActivationFacts]) -> ActivationFacts | None:
-    """What is known about a module; None if it is no known activation. The user's entries come first."""
-    kind = type(module)
-    if kind in own:
-        return own[kind]
-    build = _MODULES.get(kind)
-    return build(module) if build else None
+SELU = elu_facts("SELU", 1.6732632423543772, scale=1.0507009873554805)

@@ -23,6 +23,7 @@ from actdiag.collect.activations import (
     MISH,
     RELU,
     RELU6,
+    SELU,
     SIGMOID,
     SILU,
     SOFTSIGN,
@@ -63,10 +64,6 @@ def _celu(x: Any, alpha: float = 1.0, inplace: bool = False) -> ActivationFacts:
     return elu_facts("CELU", float(alpha), celu=True)
 
 
-def _selu(x: Any, inplace: bool = False) -> ActivationFacts:
-    return elu_facts("SELU", 1.6732632423543772, scale=1.0507009873554805)
-
-
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> ActivationFacts:
     return softplus_facts(float(beta))
 
@@ -82,7 +79,7 @@ _BY_NAME: dict[str, tuple[Build, list[Any]]] = {
     "prelu": (_prelu, [F.prelu, torch.prelu, Tensor.prelu]),
     "elu": (_elu, [F.elu, F.elu_]),
     "celu": (_celu, [F.celu, F.celu_, torch.celu, torch.celu_]),
-    "selu": (_selu, [F.selu, F.selu_, torch.selu, torch.selu_]),
+    "selu": (_fixed(SELU), [F.selu, F.selu_, torch.selu, torch.selu_]),
     "gelu": (_gelu, [F.gelu]),
     "silu": (_fixed(SILU), [F.silu]),
     "mish": (_fixed(MISH), [F.mish]),

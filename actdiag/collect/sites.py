@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from actdiag.collect.activations import ActivationFacts, module_facts
+from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.known import module_facts
 from actdiag.config import ConfigError
 from actdiag.names import clean_name, matches
 from actdiag.snapshot import Role

@@ -12,7 +12,7 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 
 def at_least(severity: str, floor: str) -> bool:
     """Whether a severity reaches another."""
-    return SEVERITIES.index(severity) >= SEVERITIES.index(floor)  # type: ignore[arg-type]
+    return SEVERITIES.index(severity) >= SEVERITIES.index(floor)
 
 
 @dataclass(frozen=True, kw_only=True)

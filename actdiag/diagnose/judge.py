@@ -32,6 +32,8 @@ RULES: dict[str, Rule] = {
 
 HISTORY = 16
 _QUIET_SNAPSHOTS = 2
+_ONE_EPISODE = frozenset({"non-finite"})
+"""Rules whose first verdict explains the later ones: a NaN reaches every layer with the next update."""
 
 
 class Ledger:
@@ -53,7 +55,7 @@ class Ledger:
     def judge(self, snapshot: Snapshot) -> list[Change]:
         """Add a snapshot; what changed among the findings by it. Never raises: a failing rule is left out."""
         self._history.append(snapshot)
-        verdicts = {(v.rule, v.layer): v for v in self._verdicts()}
+        verdicts = {_key(v): v for v in self._verdicts()}
         changes = [change for v in verdicts.values() if (change := self._tell(v, snapshot.step)) is not None]
         return changes + self._resolve(set(verdicts), snapshot.step)
 
@@ -79,7 +81,7 @@ class Ledger:
         )
 
     def _tell(self, verdict: Verdict, step: int) -> Change | None:
-        key = verdict.rule, verdict.layer
+        key = _key(verdict)
         self._quiet.pop(key, None)
         fields = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
         if key not in self._open:
@@ -105,3 +107,7 @@ class Ledger:
             self.findings[index] = replace(self.findings[index], resolved_step=step)
             changes.append(Change("resolved", self.findings[index]))
         return changes
+
+
+def _key(verdict: Verdict) -> tuple[str, str]:
+    return verdict.rule, "" if verdict.rule in _ONE_EPISODE else verdict.layer

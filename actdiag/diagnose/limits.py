@@ -16,8 +16,8 @@ class Limits:
     dead_error: float = 0.5
     """Runs whose fault is dead units: 0.58 to 1.00."""
     dead_narrow_units: int = 16
-    dead_narrow: float = 0.75
-    """A healthy layer of 8 units had 0.38: narrow layers need more."""
+    dead_narrow: float = 0.9
+    """A healthy layer of 8 units had 0.38, another (behind a gate) 0.75: narrow layers must be nearly all dead."""
     silent_warning: float = 0.5
     """Silent for 16 batches and 300 samples, not yet for the window: no healthy run reached it."""
 

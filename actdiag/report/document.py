@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from actdiag.report.run import Run
 from actdiag.snapshot import SCHEMA_VERSION
+from actdiag.write.plain import strict_json
 
 
 def render_json(runs: Sequence[Run]) -> str:
-    """One JSON object: version, runs with their last snapshot, steps, findings and problems."""
-    return json.dumps({"version": SCHEMA_VERSION, "runs": [_run(run) for run in runs]}, indent=2) + "\n"
+    """One JSON object, strict, on one line: version, runs with their last snapshot, steps, findings and problems."""
+    return strict_json({"version": SCHEMA_VERSION, "runs": [_run(run) for run in runs]}) + "\n"
 
 
 def _run(run: Run) -> dict[str, object]:

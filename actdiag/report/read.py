@@ -1,4 +1,4 @@
-"""Event files -> runs. Reads without torch, tolerates what is damaged, and says what it could not read.
+"""Log directory -> runs. Reads without torch, tolerates what is damaged, and says what it could not read.
 
 Everything in a log is untrusted: a record that does not fit is skipped with a note, sizes are bounded, names are
 text.
@@ -6,150 +6,95 @@ text.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from actdiag.diagnose.finding import Finding
+from actdiag.report.episodes import findings_of
+from actdiag.report.records import our_records
 from actdiag.report.run import Run
-from actdiag.snapshot import Snapshot
-from actdiag.write import tags
-from actdiag.write.pack import unpack
+from actdiag.report.steps import LoggedSnapshots, StepReader, readable
 
-_DTYPES = {1: np.float32, 4: np.uint8, 9: np.int64}
-"""TensorFlow's enumeration: DT_FLOAT, DT_UINT8, DT_INT64."""
+_SHOWN_PROBLEMS = 5
 
 
 class ReadError(Exception):
     """There is nothing here to report on; the message says why and what to do."""
 
 
-@dataclass
-class _Step:
-    """What the event files say of one step of one run."""
-
-    wall_time: float
-    packed: dict[str, NDArray[Any]] = field(default_factory=dict)
-    scalars: dict[str, float] = field(default_factory=dict)
-    schema: str = ""
-    changes: list[dict[str, Any]] = field(default_factory=list)
-
-
 def read_runs(log_dir: str | Path) -> list[Run]:
-    """Every run with actdiag data at or below a directory, by name.
+    """Every run with actdiag data at or below a directory, by name, and every run that could not be read.
 
-    Raises ReadError for a path that is no directory, holds no event files, or only files without actdiag data.
+    Raises ReadError for a path that is no directory, holds no event files, or none with actdiag data. Links to
+    directories are not followed, as they would show a run twice.
     """
     root = Path(log_dir)
     if not root.exists():
         raise ReadError(f"{root} does not exist")
     if not root.is_dir():
         raise ReadError(f"{root} is a file; give the directory that holds it: {root.parent}")
-    files: dict[Path, list[Path]] = {}
-    for path in sorted(root.rglob("*tfevents*")):
-        if path.is_file():
-            files.setdefault(path.parent, []).append(path)
+    folders, closed = _event_files(root)
+    if str(root) in closed:
+        raise ReadError(f"{root} cannot be read ({closed[str(root)]})")
+    runs = [_read_run(_name(root, folder), paths) for folder, paths in folders.items()]
+    runs += [Run(_name(root, Path(path)), (), (), [f"cannot be read ({why})"]) for path, why in closed.items()]
+    if not any(run.snapshots for run in runs):
+        raise ReadError(_nothing(root, sum(map(len, folders.values())), runs))
+    return sorted((run for run in runs if run.snapshots or run.problems), key=lambda run: _natural(run.name))
+
+
+def _event_files(root: Path) -> tuple[dict[Path, list[Path]], dict[str, str]]:
+    """Folder -> its event files, in the order they were begun; and the folders that cannot be read, and why."""
+    closed: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        closed[str(error.filename)] = error.strerror or type(error).__name__
+
+    found: dict[Path, list[Path]] = {}
+    for folder, _, names in os.walk(root, onerror=note):
+        # their names begin with the time; what follows is numbered
+        for name in sorted((name for name in names if "tfevents" in name), key=_natural):
+            path = Path(folder, name)
+            if path.is_file():
+                found.setdefault(Path(folder), []).append(path)
+    return found, closed
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key by which run 10 comes after run 9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _name(root: Path, folder: Path) -> str:
+    return str(folder.relative_to(root)) if folder != root else folder.resolve().name
+
+
+def _nothing(root: Path, files: int, runs: Sequence[Run]) -> str:
+    problems = [problem for run in runs for problem in run.problems]
+    shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN_PROBLEMS])
     if not files:
-        raise ReadError(f"{root} holds no TensorBoard event file")
-    runs = [run for folder, paths in files.items() if (run := _read_run(root, folder, paths)) is not None]
-    found = [run for run in runs if run.snapshots]
-    if not found:
-        problems = [problem for run in runs for problem in run.problems]
-        raise ReadError(_nothing(root, sum(map(len, files.values())), problems))
-    return found
+        return f"{root} holds no TensorBoard event file{shown}"
+    them = "it" if files == 1 else "them"
+    what = "no actdiag data that can be read" if problems else "no actdiag data"
+    return f"{root} holds {files} event file{'' if files == 1 else 's'}, but {what} in {them}{shown}"
 
 
-def _nothing(root: Path, files: int, problems: list[str]) -> str:
-    text = f"{root} holds {files} event file{'s' if files > 1 else ''}, but no actdiag data in them"
-    return text + "".join(f"\n  {problem}" for problem in problems[:5])
-
-
-def _read_run(root: Path, folder: Path, paths: list[Path]) -> Run:
-    name = str(folder.relative_to(root)) if folder != root else folder.resolve().name
+def _read_run(name: str, paths: Sequence[Path]) -> Run:
     problems: list[str] = []
-    steps: dict[int, _Step] = {}
-    schema = ""
+    reader = StepReader()
     for path in paths:
-        own: dict[int, _Step] = {}
-        for event in _events(path, problems):
-            schema = _take(event, own, schema, problems, path)
-        if own:  # a run resumed at an earlier step takes the place of what was there from that step on
-            first = min(own)
-            steps = {step: value for step, value in steps.items() if step < first} | own
-    snapshots, findings = _assemble(steps, problems)
-    return Run(name, snapshots, findings, problems)
+        _read_file(path, reader, problems)
+    steps = readable(reader.steps.values(), problems)
+    return Run(name, LoggedSnapshots(steps), findings_of(steps, problems), problems)
 
 
-def _events(path: Path, problems: list[str]) -> Iterator[Any]:
-    """The events of a file up to its end or the first damaged record."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.tensorflow_stub import errors
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
-
-    reader = PyRecordReader_New(str(path))
-    seen = 0
-    while True:
-        try:
-            reader.GetNext()
-            yield Event.FromString(reader.record())
-            seen += 1
-        except errors.OutOfRangeError:
-            return
-        except (errors.DataLossError, ValueError) as error:
-            what = "is still being written or was cut off" if "truncated" in str(error) else "is damaged"
-            problems.append(f"{path.name} {what} after {seen} records; the rest was not read")
-            return
-        except Exception as error:
-            problems.append(f"{path.name} is no event file ({type(error).__name__}) after {seen} records")
-            return
-
-
-def _take(event: Any, steps: dict[int, _Step], schema: str, problems: list[str], path: Path) -> str:
-    """Add what an event says of its step; the schema that holds from here on."""
-    ours = [v for v in event.summary.value if v.tag.startswith("actdiag/")]
-    if not ours:
-        return schema
-    step = _Step(event.wall_time)
-    for value in ours:
-        try:
-            schema = _take_value(value, step, schema)
-        except (ValueError, KeyError) as error:
-            problems.append(f"{path.name}: {value.tag} at step {event.step} does not fit ({error})")
-    step.schema = schema
-    held = steps.get(event.step)
-    if held is None or held.wall_time <= event.wall_time:
-        steps[event.step] = step
-    return schema
-
-
-def _take_value(value: Any, step: _Step, schema: str) -> str:
-    kind = value.WhichOneof("value")
-    if kind == "simple_value":
-        step.scalars[value.tag.removeprefix(tags.STEP)] = float(value.simple_value)
-    elif kind == "tensor" and value.tag == tags.SCHEMA:
-        return str(value.tensor.string_val[0].decode())
-    elif kind == "tensor" and value.tag == tags.FINDINGS:
-        step.changes += json.loads(value.tensor.string_val[0].decode())
-    elif kind == "tensor" and value.tensor.dtype in _DTYPES:
-        step.packed[value.tag] = np.frombuffer(value.tensor.tensor_content, dtype=_DTYPES[value.tensor.dtype])
-    return schema
-
-
-def _assemble(steps: dict[int, _Step], problems: list[str]) -> tuple[list[Snapshot], list[Finding]]:
-    snapshots: list[Snapshot] = []
-    findings: dict[tuple[str, str, int], Finding] = {}
-    for number, step in sorted(steps.items()):
-        try:
-            if step.schema:
-                snapshots.append(unpack(json.loads(step.schema), step.packed, step.scalars, number))
-            for change in step.changes:
-                finding = Finding.from_dict(change["finding"])
-                findings[finding.rule, finding.layer, finding.step] = finding
-        except Exception as error:  # a log may hold anything
-            problems.append(f"step {number} does not fit its schema ({type(error).__name__}: {error})")
-    return snapshots, list(findings.values())
+def _read_file(path: Path, reader: StepReader, problems: list[str]) -> None:
+    try:
+        for record in our_records(path, problems):
+            try:
+                reader.take(record)
+            except ValueError as error:
+                problems.append(f"{path.name}: {error}")
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror or type(error).__name__})")

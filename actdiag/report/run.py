@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from actdiag.diagnose.finding import SEVERITIES, Finding
 from actdiag.snapshot import SiteStats, Snapshot
+from actdiag.write.stock import layers_of
 
 
 @dataclass(frozen=True)
@@ -38,4 +39,4 @@ def worst_first(run: Run) -> list[tuple[str, SiteStats]]:
     for finding in run.open_findings:
         weight[finding.layer] = max(weight.get(finding.layer, 0), 1 + SEVERITIES.index(finding.severity))
     sites = run.snapshots[-1].sites.items()
-    return sorted(sites, key=lambda item: (-weight.get(item[0].removesuffix(":in"), 0), item[1].order))
+    return sorted(sites, key=lambda item: (-max(weight.get(n, 0) for n in layers_of(item[0])), item[1].order))

@@ -19,8 +19,8 @@ class Column:
 
 def share(value: float | None) -> str:
     """A share as a percentage: "0" only if it is exactly 0, "100" only if it is exactly 1, "-" if it does not apply."""
-    if value is None:
-        return "-"
+    if value is None or not 0 <= value <= 1:  # outside, it is no share: a log may hold anything
+        return number(value)
     if value in (0.0, 1.0):
         return f"{value:.0%}"
     percent = min(max(100 * value, 0.1), 99.9)
@@ -40,7 +40,7 @@ def _dead(site: SiteStats) -> str:
     if site.unit_states is None:
         return "-"
     if site.dead_units is None:
-        return f"? ({site.evidence_samples} samples)"
+        return f"? ({site.evidence_samples or 0} samples)"
     extra = [f"{n} {what}" for n, what in ((site.suspect_units, "suspect"), (site.rare_units, "rare")) if n]
     note = f" ({', '.join(extra)})" if extra else ""
     return f"{site.dead_units} of {site.units}{note}"

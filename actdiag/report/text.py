@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from actdiag.diagnose.finding import Finding
 from actdiag.report.run import Run, worst_first
 from actdiag.report.table import COLUMNS
-from actdiag.write.markdown import by_weight, escape, evidence_line, findings_markdown
+from actdiag.write.markdown import by_weight, escape, escape_line, evidence_line, findings_markdown
+from actdiag.write.plain import plain
 
 _ROWS = 40
 
@@ -21,13 +22,15 @@ def headline(run: Run) -> str:
     """One line: what the run is, how far it is, how it is."""
     if not run.snapshots:
         return f"{run.name}: no recorded step"
-    last = run.snapshots[-1]
-    found = len(run.open_findings)
-    verdict = "no open finding" if not found else f"{found} open finding{'s' if found > 1 else ''}"
+    last, found = run.snapshots[-1], len(run.open_findings)
     return (
-        f"{run.name}: {len(run.snapshots)} recorded steps, the last at step {last.step}; "
-        f"{len(last.sites)} sites; {verdict}"
+        f"{run.name}: {_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}; "
+        f"{_count(len(last.sites), 'site')}; {_count(found, 'open finding') if found else 'no open finding'}"
     )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _rows(run: Run) -> list[list[str]]:
@@ -39,19 +42,20 @@ def _rows(run: Run) -> list[list[str]]:
 
 def _left_out(run: Run) -> str | None:
     more = len(run.snapshots[-1].sites) - _ROWS if run.snapshots else 0
-    return f"({more} more sites; --format json has all)" if more > 0 else None
+    return f"({_count(more, 'more site')}; --format json has all)" if more > 0 else None
 
 
 def _run_text(run: Run) -> str:
-    lines = [headline(run)]
+    lines = [plain(headline(run))]
     if run.snapshots:
-        rows = _rows(run)
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        rows = [[plain(cell) for cell in row] for row in _rows(run)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["", *(_line(row, widths) for row in rows)]
         lines += [note] if (note := _left_out(run)) else []
     for finding in by_weight(run.findings):
-        lines += ["", *_finding_lines(finding)]
-    lines += [f"note: {problem}" for problem in run.problems]
+        lines += ["", *map(plain, _finding_lines(finding))]
+    if run.problems:
+        lines += ["", *(plain(f"note: {problem}") for problem in run.problems)]
     return "\n".join(lines)
 
 
@@ -62,12 +66,14 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _finding_lines(f: Finding) -> list[str]:
-    over = "" if f.resolved_step is None else f", resolved at step {f.resolved_step}"
-    lines = [f"{f.severity.upper()} {f.rule} (step {f.step}{over}): {f.message}"]
+    if f.resolved_step is not None:
+        return [f"resolved {f.rule} (step {f.step} to {f.resolved_step}): {f.message}"]
+    lines = [f"{f.severity.upper()} {f.rule} (step {f.step}): {f.message}"]
     if f.cause:
         lines.append(f"  likely cause: {f.cause}")
     lines += [f"  {'try:  ' if i == 0 else 'then: '}{advice}" for i, advice in enumerate(f.advice)]
-    lines.append(f"  evidence: {evidence_line(f.evidence)}")
+    if f.evidence:
+        lines.append(f"  evidence: {evidence_line(f.evidence)}")
     return lines
 
 
@@ -83,12 +89,13 @@ def _run_markdown(run: Run) -> str:
         lines += ["", _pipe(rows[0]), _pipe(["---"] * 2 + ["---:"] * (len(rows[0]) - 2))]
         lines += [_pipe([escape(cell) for cell in row]) for row in rows[1:]]
         lines += ["", note] if (note := _left_out(run)) else []
-    lines += ["", findings_markdown(run.open_findings)]
+        lines += ["", findings_markdown(run.open_findings)]
     resolved = [f for f in run.findings if f.resolved_step is not None]
     if resolved:
         lines += ["", "Resolved:", ""]
         lines += [f"- step {f.step} to {f.resolved_step}: {escape(f.message)}" for f in resolved]
-    lines += [f"\n> {escape(problem)}" for problem in run.problems]
+    for problem in run.problems:
+        lines += ["", f"> {escape_line(problem)}"]
     return "\n".join(lines)
 
 

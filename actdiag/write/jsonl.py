@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from actdiag.diagnose.finding import Change
 from actdiag.snapshot import Snapshot
+from actdiag.write.plain import strict_json
 
 
 class JsonlWriter:
@@ -21,7 +21,7 @@ class JsonlWriter:
     def write(self, snapshot: Snapshot, changes: Sequence[Change]) -> None:
         """Append one recorded step and flush, so that a reader or a crash finds whole lines."""
         lines = [f'{{"snapshot": {snapshot.to_json()}}}']
-        lines += [json.dumps({"change": c.kind, "finding": c.finding.to_dict()}) for c in changes]
+        lines += [strict_json({"change": c.kind, "finding": c.finding.to_dict()}) for c in changes]
         self._file.write("\n".join(lines) + "\n")
         self._file.flush()
 

@@ -1,48 +1,96 @@
 """A Snapshot as a few tensors, exactly: what the tab and `actdiag report` read back.
 
-Per statistic one vector over the sites, float32 with NaN for None, or int64 with -1 for None. Unit states and
-histograms are zlib-compressed bytes: most of them repeat.
+Per statistic one vector over the sites: float32 with NaN for None, or the smallest of int16, int32 and int64 that
+fits, with -1 for None. A statistic that is None at every site is left out.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actdiag.snapshot import (
     SCHEMA_VERSION,
-    Histogram,
+    UNIT_STATES,
+    ParameterState,
     ParameterStats,
+    Role,
     SiteStats,
     Snapshot,
     stat_fields,
 )
 from actdiag.write import tags
+from actdiag.write.codec import (
+    decode_histograms,
+    decode_lines,
+    decode_states,
+    encode_histograms,
+    encode_lines,
+    encode_states,
+)
+from actdiag.write.plain import strict_json
 
 Packed = dict[str, "NDArray[Any]"]
 
+_INTEGERS = (np.int16, np.int32, np.int64)
 
-def schema_of(snapshot: Snapshot) -> str:
-    """What must be known to unpack the vectors: names, kinds, roles. JSON; written when it changes."""
+
+def schema_of(snapshot: Snapshot, session: str = "") -> str:
+    """What must be known to unpack the vectors: names, kinds, roles. JSON; written when it changes.
+
+    `session` tells the writers of a resumed run apart: with each of them the judging of findings begins anew.
+    """
     sites = [
         {"name": name, "kind": site.kind, "role": site.role, "order": site.order}
         for name, site in snapshot.sites.items()
     ]
-    stats = {name: {"doc": m["doc"], "unit": m["unit"]} for name, m in stat_fields(SiteStats).items()}
-    return json.dumps(
+    return strict_json(
         {
             "version": SCHEMA_VERSION,
+            "session": session,
             "sites": sites,
             "parameters": list(snapshot.parameters),
             "sites_selected": snapshot.sites_selected,
-            "stats": stats,
         }
     )
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema that was read: what is said once of many steps."""
+
+    sites: Mapping[str, Mapping[str, Any]]
+    parameters: Sequence[str]
+    sites_selected: int
+    session: str
+
+
+def parse_schema(text: str) -> Schema:
+    """The inverse of `schema_of`. Raises ValueError for other text and for another schema version."""
+    try:
+        raw = json.loads(text)
+        version = raw["version"]
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"the log has schema version {version}, this actdiag reads {SCHEMA_VERSION}")
+        sites = {str(site["name"]): _described(site) for site in raw["sites"]}
+        parameters = [str(name) for name in raw["parameters"]]
+        schema = Schema(sites, parameters, int(raw["sites_selected"]), str(raw.get("session", "")))
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"the schema is damaged ({type(error).__name__}: {error})") from None
+    if len(sites) != len(raw["sites"]):
+        raise ValueError("the schema names a site twice")
+    return schema
+
+
+def _described(site: Mapping[str, Any]) -> dict[str, Any]:
+    if site["role"] not in get_args(Role):
+        raise ValueError(f"a site cannot have the role {site['role']!r:.40}")
+    return {"kind": str(site["kind"]), "role": site["role"], "order": int(site["order"])}
 
 
 def pack(snapshot: Snapshot) -> Packed:
@@ -51,10 +99,10 @@ def pack(snapshot: Snapshot) -> Packed:
     packed = {tags.STAT + name: _vector(sites, name, m) for name, m in stat_fields(SiteStats).items()}
     for name, m in stat_fields(ParameterStats).items():
         packed[tags.PARAMETER + name] = _vector(parameters, name, m)
-    packed[tags.PARAMETER + "state"] = _compress("\n".join(p.state for p in parameters).encode())
-    packed[tags.UNITS] = _compress("\n".join(site.unit_states or "" for site in sites).encode())
+    packed[tags.PARAMETER + "state"] = encode_lines([p.state for p in parameters])
+    packed[tags.UNITS] = encode_states([site.unit_states for site in sites])
     for kind, attribute in tags.HISTOGRAM_KINDS.items():
-        packed[tags.HISTOGRAM + kind] = _histograms([getattr(site, attribute) for site in sites])
+        packed[tags.HISTOGRAM + kind] = encode_histograms([getattr(site, attribute) for site in sites])
     return {tag: array for tag, array in packed.items() if array.size}
 
 
@@ -63,46 +111,40 @@ def _vector(items: Sequence[Any], name: str, metadata: Mapping[str, Any]) -> NDA
     if all(value is None for value in values):
         return np.zeros(0)
     if metadata["kind"] == "int":
-        return np.array([tags.NO_INT if v is None else v for v in values], dtype=np.int64)
+        numbers = np.array([tags.NO_INT if v is None else v for v in values], dtype=np.int64)
+        return numbers.astype(next(d for d in _INTEGERS if abs(numbers).max() <= np.iinfo(d).max))
     return np.array([np.nan if v is None else v for v in values], dtype=np.float32)
 
 
-def _compress(text: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(zlib.compress(text, 6), dtype=np.uint8) if text.strip() else np.zeros(0, np.uint8)
-
-
-def _histograms(histograms: Sequence[Histogram | None]) -> NDArray[np.uint8]:
-    known = [h for h in histograms if h is not None]
-    if not known:
-        return np.zeros(0, np.uint8)
-    width = len(known[0].counts)
-    rows = [[tags.NO_TOP] + [0] * width if h is None else [h.top, *h.counts] for h in histograms]
-    return _compress(np.array(rows, dtype="<i4").tobytes())
-
-
-def unpack(schema: Mapping[str, Any], packed: Mapping[str, NDArray[Any]], scalars: Mapping[str, float], step: int) -> Snapshot:
+def unpack(schema: Schema, packed: Mapping[str, NDArray[Any]], scalars: Mapping[str, float], step: int) -> Snapshot:
     """The inverse of `schema_of` and `pack`. Raises ValueError for vectors that do not fit the schema."""
-    if schema.get("version") != SCHEMA_VERSION:
-        raise ValueError(f"the log has schema version {schema.get('version')}, this actdiag reads {SCHEMA_VERSION}")
-    names = [site["name"] for site in schema["sites"]]
-    site_values = _columns(packed, tags.STAT, SiteStats, len(names))
-    extra = _site_extras(packed, len(names))
-    sites = {}
-    for i, site in enumerate(schema["sites"]):
-        own = {key: site[key] for key in ("kind", "role", "order")}
-        sites[site["name"]] = SiteStats(**own, **site_values[i], **extra[i])
-    states = _decompress(packed.get(tags.PARAMETER + "state")).decode().split("\n")
-    values = _columns(packed, tags.PARAMETER, ParameterStats, len(schema["parameters"]))
-    parameters = {
-        name: ParameterStats(state=states[i], **values[i])  # type: ignore[arg-type]
-        for i, name in enumerate(schema["parameters"])
+    numbers = _columns(packed, tags.STAT, SiteStats, len(schema.sites))
+    extra = _site_extras(packed, len(schema.sites))
+    sites = {
+        name: SiteStats(**described, **numbers[i], **extra[i])
+        for i, (name, described) in enumerate(schema.sites.items())
     }
     step_values: dict[str, Any] = {k: scalars[k] for k in tags.STEP_STATS if k in scalars}
     if "skipped_steps" in step_values:
         step_values["skipped_steps"] = int(step_values["skipped_steps"])
     return Snapshot(
-        step=step, sites=sites, parameters=parameters, sites_selected=schema["sites_selected"], **step_values
+        step=step,
+        sites=sites,
+        parameters=_parameters(schema, packed),
+        sites_selected=schema.sites_selected,
+        **step_values,
     )
+
+
+def _parameters(schema: Schema, packed: Mapping[str, NDArray[Any]]) -> dict[str, ParameterStats]:
+    states: list[Any] = decode_lines(packed.get(tags.PARAMETER + "state", np.zeros(0, np.uint8)))
+    if len(states) != len(schema.parameters) or not set(states) <= set(get_args(ParameterState)):
+        raise ValueError(f"{len(states)} states do not fit the {len(schema.parameters)} parameters in the schema")
+    values = _columns(packed, tags.PARAMETER, ParameterStats, len(states))
+    return {
+        name: ParameterStats(state=state, **own)
+        for name, state, own in zip(schema.parameters, states, values, strict=True)
+    }
 
 
 def _columns(packed: Mapping[str, NDArray[Any]], prefix: str, kind: type, n: int) -> list[dict[str, Any]]:
@@ -113,6 +155,8 @@ def _columns(packed: Mapping[str, NDArray[Any]], prefix: str, kind: type, n: int
             continue
         if len(column) != n:
             raise ValueError(f"{prefix}{name} has {len(column)} entries for {n} names in the schema")
+        if column.dtype.kind != metadata["kind"][0]:
+            raise ValueError(f"{prefix}{name} holds {column.dtype} where {metadata['kind']} is expected")
         for row, value in zip(rows, column.tolist(), strict=True):
             missing = value == tags.NO_INT if metadata["kind"] == "int" else value != value
             row[name] = None if missing else value
@@ -122,26 +166,14 @@ def _columns(packed: Mapping[str, NDArray[Any]], prefix: str, kind: type, n: int
 def _site_extras(packed: Mapping[str, NDArray[Any]], n: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{} for _ in range(n)]
     if tags.UNITS in packed:
-        for row, states in zip(rows, _decompress(packed[tags.UNITS]).decode().split("\n"), strict=True):
-            row["unit_states"] = states or None
+        states = decode_states(packed[tags.UNITS])
+        if len(states) != n or not all(set(line or "") <= set(UNIT_STATES) for line in states):
+            raise ValueError(f"{len(states)} lines of unit states do not fit the {n} sites in the schema")
+        for row, line in zip(rows, states, strict=True):
+            row["unit_states"] = line
     for kind, attribute in tags.HISTOGRAM_KINDS.items():
-        if tags.HISTOGRAM + kind not in packed:
-            continue
-        grid = np.frombuffer(_decompress(packed[tags.HISTOGRAM + kind]), dtype="<i4").reshape(n, -1)
-        for row, (top, *counts) in zip(rows, grid.tolist(), strict=True):
-            row[attribute] = None if top == tags.NO_TOP else Histogram(top, tuple(counts))
+        if tags.HISTOGRAM + kind in packed:
+            histograms = decode_histograms(packed[tags.HISTOGRAM + kind], n)
+            for row, histogram in zip(rows, histograms, strict=True):
+                row[attribute] = histogram
     return rows
-
-
-# A site's states or histograms are small; a log that claims more is damaged or hostile.
-_LARGEST_BYTES = 1 << 28
-
-
-def _decompress(array: NDArray[Any] | None) -> bytes:
-    if array is None:
-        return b""
-    unzip = zlib.decompressobj()
-    data = unzip.decompress(array.tobytes(), _LARGEST_BYTES)
-    if unzip.unconsumed_tail or not unzip.eof:
-        raise ValueError("compressed data are damaged or larger than 256 MiB")
-    return data

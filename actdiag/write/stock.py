@@ -4,10 +4,11 @@ matter most."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from actdiag.snapshot import SiteStats, Snapshot
 from actdiag.write import tags
+from actdiag.write.plain import plain
 
 _LAYERS_A_METRIC = 12
 _EXTRA_LAYERS = 4
@@ -69,37 +70,47 @@ class LayerChoice:
         self._extra: dict[str, list[str]] = {}
 
     def scalars(self, snapshot: Snapshot, named: Iterable[str]) -> Scalars:
-        """`actdiag_<metric>/<layer>` of the chosen layers."""
+        """`actdiag_<metric>/<layer>` of the chosen layers; `named` are those that findings name."""
         named = set(named)
         found: Scalars = {}
         for metric in SITE_METRICS:
-            values = {name: value for name, s in snapshot.sites.items() if (value := getattr(s, metric)) is not None}
-            found |= self._choose(metric, values, named)
-        ratios = {name: p.update_ratio for name, p in snapshot.parameters.items() if p.update_ratio is not None}
-        return found | self._choose("update_ratio", {n: v for n, v in ratios.items() if v is not None}, named)
+            found |= self._of(metric, snapshot.sites, named)
+        return found | self._of("update_ratio", snapshot.parameters, named)
 
-    def _choose(self, metric: str, values: dict[str, float], named: set[str]) -> Scalars:
-        chosen = self._chosen.get(metric)
-        if values and (chosen is None or self._full):
-            chosen = self._chosen[metric] = list(values) if self._full else spread(list(values), _LAYERS_A_METRIC)
-        if not chosen:
-            return {}
+    def histograms(self, snapshot: Snapshot) -> list[str]:
+        """The few activations whose histograms are also written in TensorBoard's own form."""
+        acting = [n for n, s in snapshot.sites.items() if s.role == "activation" and s.histogram is not None]
+        return [name for name in self._keep("histogram", acting, _HISTOGRAM_LAYERS) if name in acting]
+
+    def _of(self, metric: str, items: Mapping[str, object], named: set[str]) -> Scalars:
+        values = {name: value for name, item in items.items() if (value := getattr(item, metric)) is not None}
+        most = len(values) if self._full else _LAYERS_A_METRIC
+        chosen = self._keep(metric, list(values), most)
         extra = self._extra.setdefault(metric, [])
-        for name in values:
-            if name in named and name not in chosen and name not in extra and len(extra) < _EXTRA_LAYERS:
-                extra.append(name)
-        return {f"actdiag_{metric}/{name}": values[name] for name in chosen + extra if name in values}
+        spoken_of = [name for name in values if named.intersection((*layers_of(name), name.rpartition(".")[0]))]
+        extra += [name for name in spoken_of if name not in chosen and name not in extra]
+        del extra[_EXTRA_LAYERS:]
+        return {f"actdiag_{metric}/{plain(name)}": values[name] for name in chosen + extra if name in values}
+
+    def _keep(self, what: str, names: list[str], most: int) -> list[str]:
+        """The names chosen so far, and new ones while there is room."""
+        chosen = self._chosen.setdefault(what, [])
+        new = [name for name in names if name not in chosen]
+        chosen += spread(new, max(0, most - len(chosen)))
+        return chosen
+
+
+def layers_of(site: str) -> tuple[str, str]:
+    """The names under which a finding speaks of a site: `relu#1:in` is of `relu#1`, and of `relu`."""
+    call = site.removesuffix(":in")
+    return call, call.partition("#")[0]
 
 
 def spread(names: list[str], most: int) -> list[str]:
     """At most `most` of the names, first and last among them, evenly spaced."""
     if len(names) <= most:
         return names
+    if most < 2:
+        return names[:most]
     picks = [round(i * (len(names) - 1) / (most - 1)) for i in range(most)]
     return [names[i] for i in picks]
-
-
-def histogram_layers(snapshot: Snapshot) -> list[str]:
-    """The few layers whose histograms are also written in TensorBoard's own form."""
-    acting = [n for n, s in snapshot.sites.items() if s.role == "activation" and s.histogram is not None]
-    return spread(acting, _HISTOGRAM_LAYERS)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,25 @@ from tensorboard.compat.proto.summary_pb2 import (
 )
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64, DT_STRING, DT_UINT8
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8
 
 from actdiag.diagnose.finding import Change, Finding
-from actdiag.snapshot import Histogram, Snapshot
+from actdiag.snapshot import Histogram, SiteStats, Snapshot
 from actdiag.write import tags
 from actdiag.write.markdown import findings_markdown
 from actdiag.write.pack import pack, schema_of
-from actdiag.write.stock import LayerChoice, histogram_layers, model_scalars
+from actdiag.write.plain import plain, strict_json
+from actdiag.write.stock import LayerChoice, model_scalars
 
-logger = logging.getLogger("actdiag")
-
-_DTYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int64): DT_INT64, np.dtype(np.uint8): DT_UINT8}
+_DTYPES = {
+    np.dtype(np.float32): DT_FLOAT,
+    np.dtype(np.int16): DT_INT16,
+    np.dtype(np.int32): DT_INT32,
+    np.dtype(np.int64): DT_INT64,
+    np.dtype(np.uint8): DT_UINT8,
+}
 _STOCK_HISTOGRAM_EVERY = 10
+_FINDINGS_IN_REPORT = 20
 _FLUSH_SECONDS = 20
 
 
@@ -70,6 +76,7 @@ class TensorBoardWriter:
     ) -> None:
         self._send, self._flush, self._close = send, flush, close
         self._layers = LayerChoice(full=detail == "full")
+        self._session = secrets.token_hex(4)
         self._schema = ""
         self._described: set[str] = set()
         self._open: dict[tuple[str, str], Finding] = {}
@@ -83,7 +90,8 @@ class TensorBoardWriter:
         self._add_scalars(summary, snapshot)
         self._add_packed(summary, snapshot)
         if self._written % _STOCK_HISTOGRAM_EVERY == 0:
-            _add_histograms(summary, snapshot)
+            for name in self._layers.histograms(snapshot):
+                _add_histograms(summary, name, snapshot.sites[name])
         if changes or not self._written:
             self._add_findings(summary, changes)
         self._send(summary, snapshot.step)
@@ -109,7 +117,7 @@ class TensorBoardWriter:
             summary.value.add(tag=tag, simple_value=value)
 
     def _add_packed(self, summary: Summary, snapshot: Snapshot) -> None:
-        schema = schema_of(snapshot)
+        schema = schema_of(snapshot, self._session)
         if schema != self._schema:
             self._schema = schema
             self._add_text(summary, tags.SCHEMA, schema, plugin=tags.PLUGIN)
@@ -123,9 +131,9 @@ class TensorBoardWriter:
 
     def _add_findings(self, summary: Summary, changes: Sequence[Change]) -> None:
         if changes:
-            told = json.dumps([{"change": c.kind, "finding": c.finding.to_dict()} for c in changes])
+            told = strict_json([{"change": c.kind, "finding": c.finding.to_dict()} for c in changes])
             self._add_text(summary, tags.FINDINGS, told, plugin=tags.PLUGIN)
-        text = findings_markdown(list(self._open.values()))
+        text = findings_markdown(list(self._open.values()), most=_FINDINGS_IN_REPORT)
         self._add_text(summary, tags.REPORT, text, plugin="text")
 
     def _add_text(self, summary: Summary, tag: str, text: str, *, plugin: str) -> None:
@@ -137,9 +145,7 @@ class TensorBoardWriter:
         if tag in self._described:
             return None
         self._described.add(tag)
-        return SummaryMetadata(
-            plugin_data=SummaryMetadata.PluginData(plugin_name=plugin), data_class=DATA_CLASS_TENSOR
-        )
+        return SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin), data_class=DATA_CLASS_TENSOR)
 
 
 def refuse_foreign(writer: Any) -> None:
@@ -165,34 +171,37 @@ def _shape(shape: Sequence[int]) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
 
 
-def _add_histograms(summary: Summary, snapshot: Snapshot) -> None:
-    for name in histogram_layers(snapshot):
-        site = snapshot.sites[name]
-        for group, histogram in (("activation", site.histogram), ("gradient", site.grad_histogram)):
-            if histogram is not None:
-                proto = histogram_proto(histogram, site.low, site.high)
-                summary.value.add(tag=f"actdiag_histogram_{group}/{name}", histo=proto)
+def _add_histograms(summary: Summary, name: str, site: SiteStats) -> None:
+    if site.histogram is not None:
+        proto = histogram_proto(site.histogram, site.low, site.high)
+        summary.value.add(tag=f"actdiag_histogram_activation/{plain(name)}", histo=proto)
+    if site.grad_histogram is not None:
+        proto = histogram_proto(site.grad_histogram)
+        summary.value.add(tag=f"actdiag_histogram_gradient/{plain(name)}", histo=proto)
 
 
-def histogram_proto(histogram: Histogram, low: float | None, high: float | None) -> HistogramProto:
-    """TensorBoard's histogram of our octaves; runs of empty buckets are left out."""
+def histogram_proto(histogram: Histogram, low: float | None = None, high: float | None = None) -> HistogramProto:
+    """TensorBoard's histogram of our octaves, from the first used to the last; empty runs in between are joined.
+
+    A reader takes the first bucket to begin at `min` and the last to end at `max`: `low` and `high`, the extremes
+    of the values counted, narrow those two.
+    """
     edges, counts = histogram.edges(), histogram.counts
-    used = [i for i, count in enumerate(counts) if count]
-    first, last = (used[0], used[-1]) if used else (0, 0)
-    limits, kept = [edges[first]], [0.0]
+    used = [i for i, count in enumerate(counts) if count] or [len(counts) // 2]
+    first, last = used[0], used[-1]
+    limits: list[float] = []
+    kept: list[int] = []
     for i in range(first, last + 1):
-        if counts[i] or (limits[-1] != edges[i] and i + 1 <= last and counts[i + 1]):
-            if limits[-1] != edges[i]:
-                limits.append(edges[i])
-                kept.append(0.0)
+        if kept and kept[-1] == counts[i] == 0:
+            limits[-1] = edges[i + 1]
+        else:
             limits.append(edges[i + 1])
-            kept.append(float(counts[i]))
-    centers = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
-    total = float(sum(counts))
+            kept.append(counts[i])
+    centers = [(a + b) / 2 for a, b in pairwise(edges)]
     return HistogramProto(
-        min=edges[first] if low is None else max(low, edges[first]),
-        max=edges[last + 1] if high is None else min(high, edges[last + 1]),
-        num=total,
+        min=edges[first] if low is None else min(max(low, edges[first]), edges[first + 1]),
+        max=edges[last + 1] if high is None else max(min(high, edges[last + 1]), edges[last]),
+        num=histogram.n,
         sum=sum(c * n for c, n in zip(centers, counts, strict=True)),
         sum_squares=sum(c * c * n for c, n in zip(centers, counts, strict=True)),
         bucket_limit=limits,
@@ -203,5 +212,3 @@ def histogram_proto(histogram: Histogram, low: float | None, high: float | None)
 def tensorboard_like(writer: Any) -> bool:
     """Whether an object looks like a SummaryWriter of torch's make."""
     return callable(getattr(writer, "add_scalar", None)) and callable(getattr(writer, "_get_file_writer", None))
-
-

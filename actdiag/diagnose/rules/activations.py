@@ -60,8 +60,8 @@ def _saturated(name: str, site: SiteStats, severity: Severity, now: Snapshot) ->
         cause=cause,
         advice=(
             "standardize the inputs",
-            "Xavier initialization (gain 5/3 for tanh)",
-            "batch or layer normalization before the activation",
+            "use Xavier initialization (gain 5/3 for tanh)",
+            "put batch or layer normalization before the activation",
             "lower the learning rate",
         ),
         source="Measured gain sweep; threshold after Karpathy, makemore part 3; Glorot & Bengio 2010.",

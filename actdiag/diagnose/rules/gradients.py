@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from actdiag.diagnose.finding import Severity, Verdict
+from actdiag.diagnose.finding import Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.snapshot import SiteStats, Snapshot
 
@@ -47,7 +47,7 @@ def _in_order(snapshot: Snapshot) -> list[tuple[str, SiteStats]]:
 
 
 def _per_sample(site: SiteStats) -> float | None:
-    if site.grad_rms is None or not site.samples or site.grad_nonfinite:
+    if site.grad_rms is None or not site.samples or not site.n or site.grad_nonfinite:
         return None
     return site.grad_rms * math.sqrt(site.n / site.samples)
 
@@ -71,25 +71,14 @@ def vanishing_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     ratio = max(f.early / f.largest for f in flows)
     if ratio >= limits.vanishing_warning:
         return
-    now = history[-1]
-    severity: Severity = "error" if ratio < limits.vanishing_error else "warning"
-    dead = [n for n, s in now.sites.items() if (s.dead_fraction or 0) >= limits.dead_error]
-    squashing = [n for n, s in now.sites.items() if s.kind in ("Sigmoid", "Hardsigmoid", "Softsign") and s.role == "activation"]
-    if dead:
-        cause = f"dead units block the way, most in {dead[-1]}"
-        advice: tuple[str, ...] = ("cure the dead units first",)
-    elif squashing:
-        cause = f"{now.sites[squashing[0]].kind} has a slope of at most {_slope(now.sites[squashing[0]].kind)} at every layer"
-        advice = ("use tanh, ReLU or GELU in hidden layers", "residual connections or batch normalization")
-    else:
-        cause = "each layer passes on less gradient than it receives: the initial weights are too small"
-        advice = ("He initialization for ReLU, Xavier for tanh", "residual connections", "normalization")
     f = flows[-1]
+    share = f"only {ratio:.1e} of the gradient of the late layers" if ratio > 0 else "no gradient at all"
+    cause, advice = _why_vanishing(history[-1], limits)
     yield Verdict(
         rule="vanishing-gradient",
-        severity=severity,
+        severity="error" if ratio < limits.vanishing_error else "warning",
         layer=f.first_name,
-        message=f"{f.first_name}: the early layers receive {ratio:.1e} of the gradient that the late layers get",
+        message=f"{f.first_name}: the early layers receive {share}",
         evidence={"early": f.early, "largest": f.largest, "ratio": ratio, "healthy": "above 1e-2"},
         cause=cause,
         advice=advice,
@@ -97,8 +86,43 @@ def vanishing_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     )
 
 
-def _slope(kind: str) -> str:
-    return {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}.get(kind, "1")
+_SLOPES = {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}
+
+
+def _why_vanishing(now: Snapshot, limits: Limits) -> tuple[str, tuple[str, ...]]:
+    """What blocks the way: silent units, flat ends, a small slope, or small weights."""
+    hidden = {name: site for name, site in now.sites.items() if site.role == "activation"}
+    silent = {n: _silent_fraction(site) for n, site in hidden.items()}
+    blocked = max(silent, key=lambda n: silent[n], default="")
+    if blocked and silent[blocked] >= limits.silent_warning:
+        return (
+            f"{silent[blocked]:.0%} of the units of {blocked} are dead or silent and pass no gradient",
+            ("cure the dead units first: lower the learning rate, or restart from an earlier checkpoint",),
+        )
+    flat = [n for n, site in hidden.items() if (site.saturated_fraction or 0) >= limits.saturated_warning]
+    if flat:
+        return f"{flat[0]} lies on its flat ends", ("cure the saturation first: scale the inputs or the weights",)
+    gentle = [n for n, site in hidden.items() if site.kind in _SLOPES]
+    if gentle:
+        kind = hidden[gentle[0]].kind
+        return (
+            f"{kind} has a slope of at most {_SLOPES[kind]} at every layer",
+            ("use tanh, ReLU or GELU in hidden layers", "add residual connections or batch normalization"),
+        )
+    return (
+        "each layer passes on less gradient than it receives: the weights are too small",
+        (
+            "use He initialization for ReLU, Xavier for tanh",
+            "add residual connections",
+            "add batch or layer normalization",
+        ),
+    )
+
+
+def _silent_fraction(site: SiteStats) -> float:
+    if not site.units or site.dead_units is None:
+        return 0.0
+    return (site.dead_units + (site.suspect_units or 0)) / site.units
 
 
 def _recent_flows(history: Sequence[Snapshot], n: int) -> list[Flow]:
@@ -132,7 +156,12 @@ def _through_depth(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verd
         yield _exploding(
             f"{flows[-1].first_name}: the gradient grows {ratio:.1e} times from the last layer to the first",
             layer=flows[-1].first_name,
-            evidence={"early": flows[-1].early, "last": flows[-1].last, "ratio": ratio, "healthy": "below 1e2"},
+            evidence={
+                "early": flows[-1].early,
+                "last": flows[-1].last,
+                "ratio": ratio,
+                "healthy": "below 1e2",
+            },
             cause="each layer passes on more gradient than it receives: the weights are too large",
         )
 
@@ -144,7 +173,11 @@ def _through_time(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdi
         return
     usual = statistics.median(norms[:-1])
     clip = history[-1].clip_coefficient
-    if usual > 0 and now > limits.exploding_jump * usual and (clip is None or clip * now > limits.exploding_jump * usual):
+    if (
+        usual > 0
+        and now > limits.exploding_jump * usual
+        and (clip is None or clip * now > limits.exploding_jump * usual)
+    ):
         yield _exploding(
             f"the total gradient norm is {now:.3g}, {now / usual:.0f} times its usual {usual:.3g}",
             layer="",
@@ -161,6 +194,6 @@ def _exploding(message: str, *, layer: str, evidence: dict[str, object], cause: 
         message=message,
         evidence=evidence,
         cause=cause,
-        advice=("clip the gradient norm", "lower the learning rate or warm it up", "smaller initial weights"),
+        advice=("clip the gradient norm", "lower the learning rate or warm it up", "use smaller initial weights"),
         source="Pascanu et al. 2013; healthy range measured on 33 runs.",
     )

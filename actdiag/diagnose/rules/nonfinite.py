@@ -48,7 +48,7 @@ def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
     broken = _broken_weights(layer, now)
     if site.role == "input":
         cause = "the data that enter the network already hold NaN or infinity"
-        advice = ("check the input pipeline for missing values, division by a zero std and bad files",)
+        advice: tuple[str, ...] = ("check the input pipeline for missing values, division by a zero std and bad files",)
     elif broken:
         cause = f"the weights {broken} are not finite: an update at or before this step broke them"
         advice = ("go back to a checkpoint before this step, lower the learning rate, clip gradients",)
@@ -79,12 +79,21 @@ def _backward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
         layer=name.partition("#")[0],
         message=f"{name}: {site.grad_nonfinite} of {site.n} gradient values are NaN or infinite, "
         "while every activation is finite",
-        evidence={"grad_nonfinite": site.grad_nonfinite, "n": site.n, "loss_scale": now.loss_scale, "healthy": 0},
+        evidence={
+            "grad_nonfinite": site.grad_nonfinite,
+            "n": site.n,
+            "loss_scale": now.loss_scale,
+            "healthy": 0,
+        },
         cause="the loss scaler probes the limit of fp16 and will skip this step"
         if scaled
         else "the backward pass of this layer, or of the loss after it, overflowed or divided by 0",
         advice=()
         if scaled
-        else ("look for sqrt, norm or log at exactly 0 after this layer", "clip gradients", "use float32 here"),
+        else (
+            "look for sqrt, norm or log at exactly 0 after this layer",
+            "clip gradients",
+            "use float32 here",
+        ),
         source=SOURCE,
     )

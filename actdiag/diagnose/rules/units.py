@@ -22,7 +22,7 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     (error from 50 %), or early, as a warning, when half of its units are silent and the window is not full.
     Why: no gradient passes a closed gate; such a unit learns nothing and does not come back by itself.
     Not a problem when: units are rare rather than dead (sparse features), an expert received no data (then it
-    is "not executed"), or a few units of a wide layer are dead.
+    is "not executed"), the unit is a gate that has decided, or a few units of a wide layer are dead.
     What to try: lower the learning rate or warm it up; standardize inputs (and regression targets); He
     initialization; LeakyReLU, ELU or GELU; batch or layer normalization. Units that are dead stay dead: restart
     from a checkpoint before `first_death_step`.
@@ -41,7 +41,7 @@ def _first_input(now: Snapshot) -> SiteStats | None:
 
 
 def _severity(site: SiteStats, limits: Limits) -> Severity | None:
-    if site.dead_fraction is None or not site.units:
+    if site.dead_fraction is None or not site.units or site.role == "gate":
         return None
     silent = site.dead_fraction + (site.suspect_units or 0) / site.units
     if site.units < limits.dead_narrow_units:
@@ -56,7 +56,12 @@ def _severity(site: SiteStats, limits: Limits) -> Severity | None:
 
 
 def _verdict(name: str, site: SiteStats, severity: Severity, first: SiteStats | None) -> Verdict:
-    dead, suspect, units, n = site.dead_units or 0, site.suspect_units or 0, site.units or 0, site.evidence_samples
+    dead, suspect, units, n = (
+        site.dead_units or 0,
+        site.suspect_units or 0,
+        site.units or 0,
+        site.evidence_samples,
+    )
     if dead >= suspect:
         message = (
             f"{name}: {dead} of {units} {site.kind} units ({dead / units:.0%}) are dead: closed for all of the last "
@@ -96,7 +101,7 @@ def _cause(site: SiteStats, first: SiteStats | None) -> tuple[str, tuple[str, ..
         assert first is not None
         return (
             f"the inputs are not standardized (mean {first.mean:.3g}, std {first.std:.3g})",
-            ("standardize the inputs: subtract the mean, divide by the std", "then lower the learning rate"),
+            ("standardize the inputs: subtract the mean, divide by the std", "lower the learning rate"),
         )
     if site.first_death_step == 0:
         return (

@@ -1,0 +1,64 @@
+"""Which module classes are activations, and the facts about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from actdiag.collect.activations import (
+    GELU,
+    GELU_TANH,
+    HARDSIGMOID,
+    HARDSWISH,
+    LOGSIGMOID,
+    MISH,
+    RELU,
+    RELU6,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTSIGN,
+    TANH,
+    ActivationFacts,
+    elu_facts,
+    hardtanh_facts,
+    leaky_facts,
+    softplus_facts,
+)
+
+
+def _gelu_for(approximate: str) -> ActivationFacts:
+    return GELU_TANH if approximate == "tanh" else GELU
+
+
+_MODULES: dict[type[nn.Module], Callable[[Any], ActivationFacts]] = {
+    nn.ReLU: lambda m: RELU,
+    nn.ReLU6: lambda m: RELU6,
+    nn.LeakyReLU: lambda m: leaky_facts("LeakyReLU", float(m.negative_slope), default=0.01),
+    nn.PReLU: lambda m: leaky_facts("PReLU", m.weight.detach(), default=0.01),
+    nn.ELU: lambda m: elu_facts("ELU", float(m.alpha)),
+    nn.CELU: lambda m: elu_facts("CELU", float(m.alpha), celu=True),
+    nn.SELU: lambda m: SELU,
+    nn.GELU: lambda m: _gelu_for(m.approximate),
+    nn.SiLU: lambda m: SILU,
+    nn.Mish: lambda m: MISH,
+    nn.Hardswish: lambda m: HARDSWISH,
+    nn.Hardsigmoid: lambda m: HARDSIGMOID,
+    nn.Hardtanh: lambda m: hardtanh_facts(float(m.min_val), float(m.max_val)),
+    nn.Sigmoid: lambda m: SIGMOID,
+    nn.Tanh: lambda m: TANH,
+    nn.Softplus: lambda m: softplus_facts(float(m.beta)),
+    nn.Softsign: lambda m: SOFTSIGN,
+    nn.LogSigmoid: lambda m: LOGSIGMOID,
+}
+
+
+def module_facts(module: nn.Module, own: dict[Any, ActivationFacts]) -> ActivationFacts | None:
+    """What is known about a module; None if it is no known activation. The user's entries come first."""
+    kind = type(module)
+    if kind in own:
+        return own[kind]
+    build = _MODULES.get(kind)
+    return build(module) if build else None

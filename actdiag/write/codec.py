@@ -1,0 +1,105 @@
+"""Histograms and unit states as compressed bytes: most of them repeat, and none may lose a count.
+
+A histogram blob, before compression, is: one byte with the width of a count; for each site the length and the top
+of its histogram as int16 (0, 0 for None); all counts in a row as unsigned numbers of that width. Numbers are
+stored as planes, all low bytes first: the high bytes are mostly zero then, which halves the compressed size.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actdiag.snapshot import Histogram, histogram_of
+
+Bytes = NDArray[np.uint8]
+
+_NONE = "-"
+_LARGEST_BYTES = 1 << 26
+"""What one blob may unpack to; a log that claims more is damaged or hostile."""
+
+
+def encode_states(states: Sequence[str | None]) -> Bytes:
+    """One line a site; empty if no site has unit states."""
+    if all(line is None for line in states):
+        return _EMPTY
+    return encode_lines([_NONE if line is None else line for line in states])
+
+
+def decode_states(blob: Bytes) -> list[str | None]:
+    """The inverse of `encode_states`."""
+    return [None if line == _NONE else line for line in decode_lines(blob)]
+
+
+def encode_lines(lines: Sequence[str]) -> Bytes:
+    """Words of ASCII, none of them with a line end."""
+    return _compress("\n".join(lines).encode()) if lines else _EMPTY
+
+
+def decode_lines(blob: Bytes) -> list[str]:
+    """The inverse of `encode_lines`."""
+    return _decompress(blob).decode("ascii").split("\n") if blob.size else []
+
+
+def encode_histograms(histograms: Sequence[Histogram | None]) -> Bytes:
+    """All histograms of a kind; empty if there is none."""
+    known = [h for h in histograms if h is not None]
+    if not known:
+        return _EMPTY
+    head = [(0, 0) if h is None else (len(h.counts), h.top) for h in histograms]
+    largest = max(chain.from_iterable(h.counts for h in known), default=0)
+    width = next(w for w in (2, 4, 8) if largest < 1 << 8 * w)
+    counts = np.array(list(chain.from_iterable(h.counts for h in known)), dtype=f"<u{width}")
+    return _compress(bytes([width]) + _planes(np.array(head, dtype="<i2")) + _planes(counts))
+
+
+def decode_histograms(blob: Bytes, n: int) -> list[Histogram | None]:
+    """The inverse of `encode_histograms` for `n` sites. Raises ValueError for anything else."""
+    data = _decompress(blob)
+    width = data[0] if data else 0
+    if width not in (2, 4, 8):
+        raise ValueError(f"histograms have counts of {width} bytes")
+    head = _joined(data[1 : 1 + 4 * n], "<i2").reshape(n, 2).tolist()
+    counts = _joined(data[1 + 4 * n :], f"<u{width}").tolist()
+    if any(length < 0 for length, _ in head) or sum(length for length, _ in head) != len(counts):
+        raise ValueError(f"{len(counts)} counts do not fit the histograms of {n} sites")
+    found: list[Histogram | None] = []
+    start = 0
+    for length, top in head:
+        found.append(histogram_of(top, counts[start : start + length]) if length else None)
+        start += length
+    return found
+
+
+_EMPTY: Bytes = np.zeros(0, np.uint8)
+
+
+def _planes(numbers: NDArray[Any]) -> bytes:
+    return numbers.reshape(-1, 1).view(np.uint8).T.tobytes() if numbers.size else b""
+
+
+def _joined(planes: bytes, dtype: str) -> NDArray[Any]:
+    width = np.dtype(dtype).itemsize
+    if len(planes) % width:
+        raise ValueError("histograms are cut off")
+    return np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(width, -1).T).view(dtype).reshape(-1)
+
+
+def _compress(data: bytes) -> Bytes:
+    return np.frombuffer(zlib.compress(data, 9), dtype=np.uint8)
+
+
+def _decompress(blob: Bytes) -> bytes:
+    unzip = zlib.decompressobj()
+    try:
+        data = unzip.decompress(blob.tobytes(), _LARGEST_BYTES)
+    except zlib.error:
+        raise ValueError("compressed data are damaged") from None
+    if unzip.unconsumed_tail or not unzip.eof:
+        raise ValueError(f"compressed data are cut off, or larger than {_LARGEST_BYTES >> 20} MiB")
+    return data

@@ -1,0 +1,118 @@
+"""Pictures of a real TensorBoard for the documentation: `make screenshot`.
+
+Trains the demo, starts `tensorboard` on a free local port and lets headless Chromium (Debian's package `chromium`) take
+docs/images/*.png. Exit status 1 if there is no Chromium or TensorBoard does not answer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = {"width": 1400, "height": 980}
+CURVES = "^(loss$|actdiag/(dead_fraction|mean_energy|saturated|grad_norm|findings))"
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(address: str, seconds: float = 60) -> None:
+    """Until TensorBoard lists scalars. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/data/plugin/scalars/tags", timeout=5) as answer:
+                if b"actdiag" in answer.read():
+                    return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError("TensorBoard does not answer")
+
+
+def time_series(page: Page, address: str) -> None:
+    """The model's curves of all runs, every chart drawn."""
+    page.goto(f"{address}/?smoothing=0&tagFilter={quote(CURVES)}#timeseries")
+    page.wait_for_selector("scalar-card line-chart", timeout=60_000)
+    page.get_by_text("Settings", exact=True).first.click()  # closes the pane that is open by default
+    page.wait_for_function("document.querySelectorAll('scalar-card line-chart').length >= 6", timeout=60_000)
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1500)  # the charts animate to their scales
+
+
+def findings(page: Page, address: str) -> None:
+    """The findings as Markdown, newest first."""
+    page.goto(f"{address}/#text")
+    page.wait_for_selector("text=Likely cause", timeout=60_000)
+    page.wait_for_load_state("networkidle")
+
+
+PAGES = {"timeseries.png": time_series, "findings.png": findings}
+
+
+def main(log_dir: str = "runs/demo") -> int:
+    """Take all pictures."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("no chromium found; on Debian: apt-get install chromium", file=sys.stderr)
+        return 1
+    subprocess.run([sys.executable, "-m", "actdiag", "demo", "--log-dir", log_dir], check=True)
+    IMAGES.mkdir(exist_ok=True)
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        log_dir,
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    board = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address)
+        with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+            browser = playwright.chromium.launch_persistent_context(
+                profile, executable_path=chromium, args=FLAGS, headless=True, viewport=SIZE
+            )
+            for name, arrange in PAGES.items():
+                page = browser.new_page()
+                arrange(page, address)
+                page.screenshot(path=IMAGES / name)
+                print(IMAGES / name)
+            browser.close()
+    finally:
+        board.terminate()
+        board.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))

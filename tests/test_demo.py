@@ -1,0 +1,56 @@
+"""`actdiag demo`: real trainings whose faults are found, and a directory that is treated with care."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actdiag.diagnose.finding import at_least
+from actdiag.report.read import read_runs
+
+
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "actdiag", "demo", *arguments], capture_output=True, text=True)
+
+
+def test_each_network_gets_the_finding_it_was_built_for(tmp_path: Path) -> None:
+    done = demo("--log-dir", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    runs = {run.name: run for run in read_runs(tmp_path / "runs")}
+    told = {name: {f.rule for f in run.findings if at_least(f.severity, "warning")} for name, run in runs.items()}
+    assert told["healthy"] == set()
+    assert "dead-units" in told["dying-relu"]
+    assert "vanishing-gradient" in told["deep-sigmoid"]
+    assert "off-center" in told["uncentered-inputs"]
+    dead = [f for f in runs["dying-relu"].findings if f.rule == "dead-units"]
+    assert any(f.severity == "error" and f.evidence["dead_units"] for f in dead), "dead, and not only silent"
+    for name in runs:
+        assert name in done.stdout
+    assert f"tensorboard --logdir {tmp_path / 'runs'}" in done.stdout
+    again = demo("--log-dir", str(tmp_path / "runs"), "--epochs", "1")
+    assert again.returncode == 0
+    assert all(len(run.snapshots) == 3 for run in read_runs(tmp_path / "runs")), "an earlier demo is replaced"
+
+
+def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = demo("--log-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert "not of an earlier demo" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("where", ["/dev/null", "/dev/null/runs"])
+def test_a_place_that_cannot_be_written_is_refused(where: str) -> None:
+    done = demo("--log-dir", where)
+    assert done.returncode == 2
+    assert done.stderr.startswith("actdiag demo: /dev/null") and "Traceback" not in done.stderr
+
+
+def test_epochs_must_be_positive() -> None:
+    done = demo("--epochs", "0")
+    assert done.returncode == 2 and "at least 1" in done.stderr

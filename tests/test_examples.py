@@ -1,0 +1,50 @@
+"""Every example runs, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from actdiag.report.read import read_runs
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_plain_loop_sees_functional_activations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("plain_loop").main(str(tmp_path))
+    out = capsys.readouterr().out
+    assert "relu#0" in out and "relu#1" in out and "no open finding" in out
+    assert len(read_runs(tmp_path)[0].snapshots) > 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lightning_callback_prints_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("lightning_callback").main(str(tmp_path))
+    assert re.search(r"net\.3 +Tanh", capsys.readouterr().out)
+    assert len(read_runs(tmp_path)) == 1
+
+
+def test_the_dying_relu_is_caught_early(capsys: pytest.CaptureFixture[str]) -> None:
+    step = load("catch_dying_relu").main()
+    assert 16 <= step < 1500
+    out = capsys.readouterr().out
+    assert "stopped at step" in out and "ReLU units" in out
+
+
+def test_every_example_is_tested_and_says_what_one_will_see() -> None:
+    tested = {name for name in Path(__file__).read_text().split('"')}
+    for path in FOLDER.glob("*.py"):
+        assert path.stem in tested, f"{path.name} has no test"
+        assert "You will see" in path.read_text(), path.name
