@@ -30,15 +30,13 @@ def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
     return field(default=None, metadata={"doc": doc, "unit": unit, "kind": kind})
 
 
-class _Rounded:
-    """Makes the floats of a statistics class what the event file can keep, at construction."""
-
-    def __post_init__(self) -> None:
-        kind: Any = type(self)
-        for name in _float_fields(kind):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _rounded(name, value))
+def _round_floats(stats: Any) -> None:
+    """Make the floats of a new value what the event file can keep."""
+    kind: Any = type(stats)
+    for name in _float_fields(kind):
+        value = getattr(stats, name)
+        if value is not None:
+            object.__setattr__(stats, name, _rounded(name, value))
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteStats(_Rounded):
+class SiteStats:
     """Statistics of one site at one recorded step.
 
     Everything but `n` and `nonfinite` is over the finite elements. std is the population value (divisor n).
@@ -106,6 +104,9 @@ class SiteStats(_Rounded):
     histogram: Histogram | None = None
     grad_histogram: Histogram | None = None
 
+    def __post_init__(self) -> None:
+        _round_floats(self)
+
     @property
     def dead_rate_bound(self) -> float | None:
         """Upper 95 % bound of a dead unit's firing rate: 3 / evidence_samples; None without evidence."""
@@ -118,7 +119,7 @@ class SiteStats(_Rounded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterStats(_Rounded):
+class ParameterStats:
     """One parameter at one recorded step; gradients before clipping and without the loss scale."""
 
     state: ParameterState
@@ -127,9 +128,12 @@ class ParameterStats(_Rounded):
     grad_zero_fraction: float | None = _stat("share of gradient elements that are exactly 0", "share")
     update_ratio: float | None = _stat("2-norm of the update really applied over the 2-norm of the weights")
 
+    def __post_init__(self) -> None:
+        _round_floats(self)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot(_Rounded):
+class Snapshot:
     """Everything learned at one recorded step. `sites` and `parameters` are in execution and model order."""
 
     step: int
@@ -141,6 +145,9 @@ class Snapshot(_Rounded):
     loss_scale: float | None = _stat("loss scale of mixed precision")
     skipped_steps: int | None = _stat("optimizer steps skipped by the loss scaler so far", "steps", "int")
     overhead_ms: float | None = _stat("time that this recorded step took beyond an unrecorded one", "ms")
+
+    def __post_init__(self) -> None:
+        _round_floats(self)
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings "nan", "inf", "-inf"."""

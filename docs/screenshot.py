@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1400, "height": 980}
-CURVES = "^(loss$|actdiag/(dead_fraction|mean_energy|saturated|grad_norm|findings))"
+CURVES = "^(loss$|actdiag/(dead_fraction|mean_energy|gradient_ratio|grad_norm|findings))"
 FLAGS = [
     "--no-sandbox",
     "--use-angle=swiftshader",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
+from actdiag.diagnose.rules.gradients import gradient_ratio
 from actdiag.snapshot import SiteStats, Snapshot
 from actdiag.write import tags
 from actdiag.write.plain import plain
@@ -41,6 +42,7 @@ def model_scalars(snapshot: Snapshot, open_findings: int) -> Scalars:
         "mean_energy_max": _over(sites, lambda s: s.mean_energy if s.role != "layer" else None, max),
         "zero_fraction_mean": _over(acting, lambda s: s.zero_fraction, statistics.fmean),
         "nonfinite": _over(sites, lambda s: s.nonfinite, sum),
+        "gradient_ratio": gradient_ratio(snapshot),
         "update_ratio_median": statistics.median(ratios) if ratios else None,
         "findings_open": open_findings,
         **{name: getattr(snapshot, name) for name in tags.STEP_STATS},

@@ -41,6 +41,12 @@ def flow(snapshot: Snapshot) -> Flow | None:
     )
 
 
+def gradient_ratio(snapshot: Snapshot) -> float | None:
+    """Share of the largest gradient that reaches the early sites, in [0, 1]; None without a gradient."""
+    found = flow(snapshot)
+    return found.early / found.largest if found is not None and found.largest > 0 else None
+
+
 def _in_order(snapshot: Snapshot) -> list[tuple[str, SiteStats]]:
     sites = [item for item in snapshot.sites.items() if item[1].role != "input"]
     return sorted(sites, key=lambda item: item[1].order)

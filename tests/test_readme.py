@@ -1,0 +1,112 @@
+"""What the README says can be done, can be done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from actdiag.config import Options
+from actdiag.diagnose.judge import RULES
+from actdiag.snapshot import ParameterStats, SiteStats, Snapshot
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = re.findall(r"^    (make .*|actdiag .*|tensorboard .*)$", README, flags=re.MULTILINE)
+    return [line.partition("#")[0].strip() for line in lines]
+
+
+def test_code_stands_on_the_first_screen_and_a_picture_exists() -> None:
+    lines = README.splitlines()
+    assert min(i for i, line in enumerate(lines) if line.startswith("```python")) < 15
+    for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README):
+        assert (ROOT / image).stat().st_size > 20_000
+
+
+def test_the_plain_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    known = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss_fn": nn.CrossEntropyLoss(),
+        "loader": [(torch.randn(6, 4), torch.zeros(6, dtype=torch.long))] * 3,
+    }
+    (code,) = [block for block in blocks("python") if "Monitor(" in block and "Activation" not in block]
+    exec(compile(code, "README.md", "exec"), known)
+    assert list((tmp_path / "runs" / "relu").glob("*tfevents*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lightning_example_runs_as_it_stands() -> None:
+    import pytorch_lightning
+
+    (code,) = [block for block in blocks("python") if "ActivationMonitor" in block]
+    exec(compile(code, "README.md", "exec"), {"Trainer": pytorch_lightning.Trainer})
+
+
+def test_every_command_is_one_that_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = commands()
+    assert {"make demo", "make test"} <= set(named)
+    for command in named:
+        program, verb, *_ = command.split()
+        if program == "make":
+            assert verb in targets, command
+        elif program == "actdiag":
+            done = subprocess.run([sys.executable, "-m", "actdiag", verb, "--help"], capture_output=True, text=True)
+            assert done.returncode == 0, command
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
+    for command in commands():
+        program, *arguments = command.split()
+        if program != "actdiag":
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "actdiag", *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == (1 if "--fail-on" in arguments else 0), command + done.stderr
+        assert done.stdout
+
+
+def test_the_readme_names_every_number_and_every_finding() -> None:
+    named = set(re.findall(r"`([a-z_0-9-]+)`", README))
+    assert set(RULES) <= named
+    told = {
+        spec.name for kind in (SiteStats, ParameterStats, Snapshot) for spec in fields(kind) if "doc" in spec.metadata
+    }
+    left_out = {"n", "samples", "units", "evidence_samples", "first_death_step", "skipped_steps"}
+    derived = {"dead_fraction", "revived_units", "saturated_low", "saturated_high"}
+    assert told - left_out - derived <= named
+
+
+def test_options_named_in_the_readme_exist() -> None:
+    known = {spec.name for spec in fields(Options)}
+    for name in re.findall(r"`?([a-z_]+)=", README):
+        assert name in known | {"callbacks", "log_dir"}, name
+    assert "window_samples" in known and "2,048" in README
+    assert Options().window_samples == 2048 and Options().watch_every_n_steps == 4 and Options().log_every_n_steps == 50
+
+
+def test_the_wheel_is_described_completely() -> None:
+    changelog, version = (ROOT / "CHANGELOG.md").read_text(), (ROOT / "pyproject.toml").read_text()
+    import actdiag
+
+    assert f'version = "{actdiag.__version__}"' in version
+    assert "Unreleased" in changelog
+    assert (ROOT / "actdiag" / "py.typed").exists()
