@@ -65,7 +65,7 @@ def run_demo(log_dir: str, *, epochs: int | None) -> int:
     `epochs` overrides every network's own number.
     """
     root = Path(log_dir)
-    refused = _prepare(root)
+    refused = _missing() or _prepare(root)
     if refused is not None:
         print(f"actdiag demo: {refused}", file=sys.stderr)
         return _REFUSED
@@ -82,6 +82,15 @@ def run_demo(log_dir: str, *, epochs: int | None) -> int:
     return 0
 
 
+def _missing() -> str | None:
+    """What has to be installed first, or None. Asked before anything is written."""
+    try:
+        import_module("sklearn.datasets")
+    except ImportError as error:
+        return f"{error}; pip install 'actdiag[demo]'"
+    return None
+
+
 def _prepare(root: Path) -> str | None:
     """Make room for the runs; why it cannot be done, or None."""
     try:
@@ -90,7 +99,8 @@ def _prepare(root: Path) -> str | None:
         if root.is_dir() and any(root.iterdir()) and not (root / _MARKER).exists():
             return f"{root} holds something that is not of an earlier demo; give another --log-dir"
         for case in CASES:
-            shutil.rmtree(root / case.name, ignore_errors=True)
+            if (root / case.name).exists():
+                shutil.rmtree(root / case.name)
         root.mkdir(parents=True, exist_ok=True)
         (root / _MARKER).write_text("The runs beside this file are replaced by the next `actdiag demo`.\n")
     except OSError as error:
@@ -188,7 +198,7 @@ def _train_plain(job: _Job) -> None:
     optimizer = torch.optim.SGD(job.net.parameters(), lr=job.case.lr)
     writer = SummaryWriter(str(job.folder))
     step = 0
-    with Monitor(job.net, optimizer, writers=[writer], log_every_n_steps=_EVERY, max_overhead=None):
+    with Monitor({"net": job.net}, optimizer, writers=[writer], log_every_n_steps=_EVERY, max_overhead=None):
         for _ in range(job.epochs):
             for x, y in job.loader:
                 optimizer.zero_grad()

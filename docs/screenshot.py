@@ -1,7 +1,8 @@
 """Pictures of a real TensorBoard for the documentation: `make screenshot`.
 
 Trains the demo, starts `tensorboard` on a free local port and lets headless Chromium (Debian's package `chromium`) take
-docs/images/*.png. Exit status 1 if there is no Chromium or TensorBoard does not answer.
+docs/images/*.png. Needs playwright (in the `dev` extra; no browser download).
+Exit status 1 if playwright or Chromium is missing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from playwright.sync_api import Page, sync_playwright
-
 IMAGES = Path(__file__).parent / "images"
-SIZE = {"width": 1400, "height": 980}
-CURVES = "^(loss$|actdiag/(dead_fraction|mean_energy|gradient_ratio|grad_norm|findings))"
+SIZE = {"width": 1400, "height": 1080}
+CURVES = "^(loss$|actdiag/(dead_fraction_max|mean_energy_max|gradient_ratio|grad_norm_total|findings_open))"
 FLAGS = [
     "--no-sandbox",
     "--use-angle=swiftshader",
@@ -54,7 +54,7 @@ def wait_for(address: str, seconds: float = 60) -> None:
     raise TimeoutError("TensorBoard does not answer")
 
 
-def time_series(page: Page, address: str) -> None:
+def time_series(page: Any, address: str) -> None:
     """The model's curves of all runs, every chart drawn."""
     page.goto(f"{address}/?smoothing=0&tagFilter={quote(CURVES)}#timeseries")
     page.wait_for_selector("scalar-card line-chart", timeout=60_000)
@@ -62,9 +62,12 @@ def time_series(page: Page, address: str) -> None:
     page.wait_for_function("document.querySelectorAll('scalar-card line-chart').length >= 6", timeout=60_000)
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1500)  # the charts animate to their scales
+    for width in (SIZE["width"] - 40, SIZE["width"]):  # a chart resized while it was first drawn may have stayed empty
+        page.set_viewport_size({**SIZE, "width": width})
+        page.wait_for_timeout(1000)
 
 
-def findings(page: Page, address: str) -> None:
+def findings(page: Any, address: str) -> None:
     """The findings as Markdown, newest first."""
     page.goto(f"{address}/#text")
     page.wait_for_selector("text=Likely cause", timeout=60_000)
@@ -76,6 +79,11 @@ PAGES = {"timeseries.png": time_series, "findings.png": findings}
 
 def main(log_dir: str = "runs/demo") -> int:
     """Take all pictures."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        print("no playwright found; pip install playwright", file=sys.stderr)
+        return 1
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         print("no chromium found; on Debian: apt-get install chromium", file=sys.stderr)

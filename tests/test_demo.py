@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from actdiag.demo import run_demo
 from actdiag.diagnose.finding import at_least
 from actdiag.report.read import read_runs
 
@@ -16,6 +18,7 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "actdiag", "demo", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_each_network_gets_the_finding_it_was_built_for(tmp_path: Path) -> None:
     done = demo("--log-dir", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
@@ -49,6 +52,28 @@ def test_a_place_that_cannot_be_written_is_refused(where: str) -> None:
     done = demo("--log-dir", where)
     assert done.returncode == 2
     assert done.stderr.startswith("actdiag demo: /dev/null") and "Traceback" not in done.stderr
+
+
+def test_one_epoch_runs_and_leaves_threads_and_random_numbers_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(2)
+    before = torch.get_rng_state()
+    assert run_demo(str(tmp_path / "runs"), epochs=1) == 0
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(read_runs(tmp_path / "runs")) == 4
+    printed = capsys.readouterr()
+    assert "tensorboard --logdir" in printed.out and printed.err == ""
+
+
+def test_without_scikit_learn_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert run_demo(str(tmp_path / "runs"), epochs=1) == 2
+    assert "pip install 'actdiag[demo]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists(), "nothing is written first"
 
 
 def test_epochs_must_be_positive() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -77,8 +78,9 @@ def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
         program, *arguments = command.split()
         if program != "actdiag":
             continue
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-m", "actdiag", *arguments], capture_output=True, text=True, cwd=tmp_path
+            [sys.executable, "-m", "actdiag", *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment
         )
         assert done.returncode == (1 if "--fail-on" in arguments else 0), command + done.stderr
         assert done.stdout
