@@ -466,3 +466,32 @@ def test_compiled_modules_are_named_as_not_observed_and_their_parameters_are(
     assert {p.state for p in snapshot.parameters.values()} == {"trained"}
     assert set(snapshot.parameters) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert "inside torch.compile and not observed" in caplog.text
+
+
+def test_a_module_called_in_a_long_loop_does_not_make_a_site_of_every_time_step() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.act = nn.Linear(4, 4), nn.Tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(100):
+                x = self.act(self.cell(x))
+            return x
+
+    sites = observe(Recurrent(), torch.randn(3, 4)).sites
+    assert sum(name.startswith("act#") for name in sites) == 32
+    assert sum(site.n for name, site in sites.items() if name.startswith("act#")) == 100 * 12
+
+
+def test_a_function_and_a_module_of_the_same_name_are_two_sites() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.relu = nn.Linear(4, 6), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.relu(self.fc(x)) - 0.1)
+
+    sites = observe(Both(), torch.randn(3, 4)).sites
+    assert set(sites) == {"fc:in", "fc", "relu", "/relu"}

@@ -23,6 +23,9 @@ from actdiag.snapshot import Role
 
 logger = logging.getLogger("actdiag")
 
+MOST_CALLS = 32
+"""Call sites of one module; without a limit a loop over 1,000 time steps would make 1,000 sites of each."""
+
 
 class Collector:
     """Owns the sites of named models. Between `arm` and `disarm` their forwards and backwards are observed."""
@@ -33,6 +36,7 @@ class Collector:
         self._models = {name: weakref.ref(model) for name, model in models.items()}
         self.targets: list[Target] = discover(models, self._own, include=options.include, exclude=options.exclude)
         self._compiled = compiled_parts(models)
+        self._names = {target.name for target in self.targets}
         self.sites: dict[tuple[str, int], Site] = {}
         self.scope = Scope()
         self.recording = False
@@ -60,8 +64,11 @@ class Collector:
         return any(model is not None and model.training for model in (ref() for ref in self._models.values()))
 
     def next_call(self, key: str) -> int:
-        """The call number in the running forward; always 0 where scopes are not followed."""
-        return self.scope.next_call(key) if self.recording or self._needs_scope else 0
+        """The call number in the running forward; always 0 where scopes are not followed.
+
+        Of a module that is called in a loop (a hand-written recurrent cell) the last call site takes in the rest.
+        """
+        return min(self.scope.next_call(key), MOST_CALLS - 1) if self.recording or self._needs_scope else 0
 
     def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site:
         """The site of one call, made when it is first seen."""
@@ -176,12 +183,12 @@ class Collector:
                     held[1].role = "gate"
 
     def saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
-        key = f"{scope}/{name}" if scope else name
+        key = f"{scope}/{name}" if scope or name in self._names else name
         if key in self._failed or self._left_out(scope):
             return
         try:
             self._needs_scope = True
-            site = self.site(key, self.scope.next_call(key), kind=facts.name, role="activation", facts=facts)
+            site = self.site(key, self.next_call(key), kind=facts.name, role="activation", facts=facts)
             observe(site, self, out, module=None, read=x)
         except Exception as error:
             self.fail(key, error)
