@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_io import EDITS, TESTS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -201,6 +203,11 @@ MUTANTS = [
         "0.0 if v is None else v",
         "test_write_tensorboard",
     ),
+]
+
+
+MUTANTS += [
+    Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
 
 

@@ -56,8 +56,13 @@ def test_start_and_end_steps_bound_what_is_recorded() -> None:
 
 def test_an_optimizer_whose_step_calls_its_parents_counts_once() -> None:
     class Nested(torch.optim.SGD):
+        @torch.no_grad()
         def step(self, closure=None):  # type: ignore[no-untyped-def]
-            return super().step(closure)
+            loss = super().step(closure)
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.mul_(0.5)  # part of this optimizer's update, after its parent's
+            return loss
 
     model, plain = small()
     backward(model)
@@ -69,11 +74,13 @@ def test_an_optimizer_whose_step_calls_its_parents_counts_once() -> None:
     with Monitor(model, optimizer, writers=[writer], log_every_n_steps=1, max_overhead=None):
         for _ in range(3):
             backward(model)
+            before = model[0].weight.detach().clone()
             optimizer.step()
     handle.remove()
     assert len(fired) == 6, "the case itself is wrong: the hooks should fire twice a step"
     assert steps_of(writer) == [0, 1, 2]
-    assert all(s.parameters["0.weight"].update_ratio for s in writer.snapshots)
+    ratio = float((model[0].weight.detach() - before).norm() / before.norm())
+    assert writer.snapshots[-1].parameters["0.weight"].update_ratio == pytest.approx(ratio, rel=1e-5)
 
 
 def test_a_step_that_raises_does_not_stop_the_counting() -> None:
