@@ -67,7 +67,7 @@ class _Hooks:
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """The last 512 recorded steps."""
+        """The last 64 recorded steps."""
         return list(self._session.snapshots if self._session else self._last[0])
 
     @property
@@ -88,8 +88,9 @@ class _Hooks:
         self._told.clear()
         try:
             options = self._fitted(trainer)
+            where = Path(trainer.log_dir or trainer.default_root_dir)  # asks every rank: a collective under DDP
             speaking = options.distributed == "off" or trainer.is_global_zero
-            self._session = Session(pl_module, options, self._writers(trainer, options) if speaking else ())
+            self._session = Session(pl_module, options, self._writers(trainer, options, where) if speaking else ())
         except ConfigError:
             raise
         except Exception as error:
@@ -101,6 +102,8 @@ class _Hooks:
             self._step = logged_step(trainer)
             self._begun = True
             self._session.guarded(self._session.begin_step, self._step)
+            # LBFGS and its kind evaluate a batch several times a step; it is one batch all the same.
+            self._session.collector.single = any("max_iter" in one.defaults for one in trainer.optimizers)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Gradients are unscaled and unclipped."""
@@ -108,23 +111,24 @@ class _Hooks:
             return
         self._stepped = True
         if self._session.mode == "record":
-            self._session.guarded(self._read, trainer, optimizer)
+            self._session.guarded(self._read, trainer, pl_module, optimizer)
 
-    def _read(self, trainer: Any, optimizer: Any) -> None:
+    def _read(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         assert self._session is not None
         scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
         if scaler is not None:
             self._session.loss_scale = float(scaler.get_scale())
         # A LightningOptimizer shares the groups of the optimizer it wraps.
         self._session.before_update(trainer.optimizers, optimizer)
-        self._session.gradients_are_final()
+        if pl_module.automatic_optimization:  # else the module has clipped by itself before
+            self._session.gradients_are_final()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the batch that stepped, the step is over."""
         if self._session is None or not self._begun or not self._stepped:
             return
         self._begun = self._stepped = False
-        self._session.guarded(self._session.after_update, clipped_later=True)
+        self._session.guarded(self._session.after_update, clipped_later=pl_module.automatic_optimization)
         self._session.guarded(self._session.end_step, self._step)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -163,7 +167,7 @@ class _Hooks:
             return self._options
         return build_options({**self._given, "log_every_n_steps": trainer.log_every_n_steps})
 
-    def _writers(self, trainer: Any, options: Options) -> list[Writer]:
+    def _writers(self, trainer: Any, options: Options, where: Path) -> list[Writer]:
         found: list[Writer] = []
         if getattr(trainer, "fast_dev_run", False):
             return found  # the trainer itself logs nothing then
@@ -176,10 +180,9 @@ class _Hooks:
                 found.append(TensorBoardWriter.into(experiment, detail=options.detail))
             except TypeError as error:
                 self._say_once("foreign", f"logger {type(one).__name__} is left out: {error}")
-        return found or self._own_writer(trainer, options)
+        return found or self._own_writer(where / "actdiag", options)
 
-    def _own_writer(self, trainer: Any, options: Options) -> list[Writer]:
-        where = Path(trainer.log_dir or trainer.default_root_dir) / "actdiag"
+    def _own_writer(self, where: Path, options: Options) -> list[Writer]:
         try:
             writer = TensorBoardWriter(where, detail=options.detail)
         except OSError as error:
@@ -216,8 +219,8 @@ _DOC = """Lightning callback: activation centering, saturation, dead units and g
 
 Takes the options of `actdiag.config.Options`, keyword-only; `log_every_n_steps` defaults to the trainer's own.
 `findings`, `snapshots`, `latest` and `report()` can be read during and after a fit. Raises ConfigError at
-construction for values that cannot work; during a fit it raises nothing of its own (but FindingError, if
-`raise_on` asks for it).
+construction for values that cannot work, and at the start of a fit for name patterns that leave no module; during
+the training it raises nothing of its own (but FindingError, if `raise_on` asks for it).
 """
 
 

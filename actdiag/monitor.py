@@ -72,7 +72,7 @@ class Monitor:
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """The last 512 recorded steps, oldest first."""
+        """The last 64 recorded steps, oldest first."""
         return list(self._session.snapshots)
 
     def step(self) -> None:
@@ -131,6 +131,8 @@ class _Driver:
         scaler = scaler or self._session.options.grad_scaler
         if scaler is not None:
             self._session.loss_scale = float(scaler.get_scale())
+            # A fused optimizer divides by the scale itself, after this hook: what clipping did cannot be told.
+            self._session.clip_known = getattr(optimizer, "grad_scale", None) is None
         self._session.before_update(self._alive(), optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -140,6 +142,7 @@ class _Driver:
             self._nested -= 1
             return
         self._inside = None
+        self._session.collector.single = False
         self._session.guarded(self._session.after_update, closure=self._closure)
         if optimizer is self._optimizers[0]():
             self._session.guarded(self._turn)
@@ -172,7 +175,9 @@ class _Driver:
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    found = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    found: list[Any] = [optimizer]
+    if optimizer is None or isinstance(optimizer, Sequence):
+        found = list(optimizer or ())
     for one in found:
         if not isinstance(one, Optimizer):
             raise ConfigError(

@@ -28,15 +28,15 @@ from actdiag.collect.readout import (
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.schedule import Mode, Schedule
 from actdiag.collect.sites import named_models, unwrap
-from actdiag.config import Options
+from actdiag.config import ConfigError, Options
 from actdiag.diagnose.finding import Change, Finding, at_least
-from actdiag.diagnose.judge import Ledger
+from actdiag.diagnose.judge import RULES, Ledger
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
 
 logger = logging.getLogger("actdiag")
 
-_KEPT_SNAPSHOTS = 512
+_KEPT_SNAPSHOTS = 64
 
 
 class FindingError(RuntimeError):
@@ -51,6 +51,7 @@ class Session:
     """Observes one run: decides, collects, judges, writes."""
 
     def __init__(self, model: nn.Module | Mapping[str, nn.Module], options: Options, writers: Sequence[Writer]) -> None:
+        _check_ignore(options.ignore)
         models = named_models(model)
         self.options = options
         self.writers = list(writers)
@@ -65,7 +66,7 @@ class Session:
         self.snapshots: list[Snapshot] = []
         self.closed = False
         self.loss_scale: float | None = None
-        self.skipped_steps: int | None = None
+        self.clip_known = True
         self._covered = False
 
     def guarded(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -159,9 +160,8 @@ class Session:
             parameters={r.name: finish_parameter(r, fetched, loss_scale=scale) for r in records},
             sites_selected=len(self.collector.targets),
             grad_norm_total=total,
-            clip_coefficient=clip,
+            clip_coefficient=clip if self.clip_known else None,
             loss_scale=self.loss_scale,
-            skipped_steps=self.skipped_steps,
             overhead_ms=self.schedule.budget.last_ms,
         )
 
@@ -173,7 +173,7 @@ class Session:
         changes = self.ledger.judge(snapshot)
         for writer in list(self.writers):
             self._write(writer, snapshot, changes)
-        self._tell(changes)
+        self._tell(changes, snapshot.step)
 
     def _write(self, writer: Writer, snapshot: Snapshot, changes: list[Change]) -> None:
         try:
@@ -187,7 +187,7 @@ class Session:
                 exc_info=error,
             )
 
-    def _tell(self, changes: list[Change]) -> None:
+    def _tell(self, changes: list[Change], step: int) -> None:
         for change in changes:
             told = change.finding
             if change.kind == "resolved":
@@ -195,7 +195,8 @@ class Session:
                 continue
             level = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[told.severity]
             first = f"; try: {told.advice[0]}" if told.advice else ""
-            logger.log(level, "actdiag: step %s: %s%s", told.step, told, first)
+            since = f" (since step {told.step})" if told.step != step else ""
+            logger.log(level, "actdiag: step %s%s: %s%s", step, since, told, first)
             if self.options.on_finding is not None:
                 self._call_back(told)
         if self.options.raise_on is not None:
@@ -246,6 +247,11 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        if self.latest is None and self.collector.sites:
+            logger.warning(
+                "actdiag: the model ran, but no step of the optimizer was seen, so nothing was recorded. Is it the "
+                "optimizer that trains this model? Without one, call monitor.step() after each update."
+            )
         self.mode = "off"
         self.collector.disarm()
         self._parameters.release()
@@ -254,6 +260,13 @@ class Session:
                 writer.close()
             except Exception as error:
                 logger.warning("actdiag: closing %s failed (%s)", type(writer).__name__, error)
+
+
+def _check_ignore(patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        rule = pattern.partition(":")[0]
+        if rule not in RULES:
+            raise ConfigError(f"ignore names no rule {rule!r}; rules are {', '.join(RULES)}")
 
 
 def _ids(optimizers: Iterable[Optimizer]) -> set[int]:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 1
 
-Role = Literal["input", "layer", "normalization", "activation", "gate", "output"]
+Role = Literal["input", "layer", "normalization", "activation", "gate", "output", "other"]
 ParameterState = Literal["trained", "frozen", "no_grad", "zero_grad", "not_in_optimizer"]
 
 UNIT_STATES = {"a": "alive", "r": "rare", "s": "suspect", "d": "dead", "v": "revived"}

@@ -83,12 +83,12 @@ def test_natural_sparsity_is_not_death() -> None:
 @pytest.mark.skipif(not CASES.is_dir(), reason="the collection of training programs is not beside the repository")
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_programs_with_known_faults_are_told_from_healthy_ones(seed: str) -> None:
-    """14 of 16 are within reach of the first six rules; two need rules that are still to come."""
+    """15 of 16 are within reach of the first six rules; one needs a rule that is still to come."""
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "score_cases.py"
     out = subprocess.run(
         [sys.executable, str(script), str(CASES), "--seed", seed],
         capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     ).stdout  # fmt: skip
     detected, alarms = out.splitlines()[-1].removeprefix("detected ").split(", false alarms ")
-    assert int(detected.split(" of ")[0]) >= 13, out
-    assert int(alarms.split(" of ")[0]) <= 2, out
+    assert int(detected.split(" of ")[0]) >= 14, out
+    assert int(alarms.split(" of ")[0]) <= 1, out

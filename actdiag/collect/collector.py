@@ -17,7 +17,7 @@ from actdiag.collect.layout import default_unit_dim, unit_dim_of
 from actdiag.collect.scope import Scope, ScopeHook
 from actdiag.collect.site import Site
 from actdiag.collect.sites import UNHOOKABLE, Target, compiled_parts, discover, named_modules
-from actdiag.config import Options
+from actdiag.config import ConfigError, Options
 from actdiag.names import call_name, matches
 from actdiag.snapshot import Role
 
@@ -33,6 +33,9 @@ class Collector:
     def __init__(self, models: Mapping[str, nn.Module], options: Options) -> None:
         self._options = options
         self._own: dict[Any, ActivationFacts] = dict(options.activations)
+        for key, facts in self._own.items():
+            if not isinstance(facts, ActivationFacts):
+                raise ConfigError(f"activations[{key!r}] must be ActivationFacts, got {type(facts).__name__}")
         self._models = {name: weakref.ref(model) for name, model in models.items()}
         self.targets: list[Target] = discover(models, self._own, include=options.include, exclude=options.exclude)
         self._compiled = compiled_parts(models)
@@ -51,7 +54,8 @@ class Collector:
         self._needs_scope = False
         self._frozen_names = False
         self._input: dict[str, str] = {}
-        self._last: tuple[Any, int] | None = None
+        self._last: tuple[int, int, int] | None = None
+        self._dims: dict[str, tuple[int, int]] = {}
         self._order = 0
         self._failed: set[str] = set()
         self._observed: set[str] = set()
@@ -59,9 +63,15 @@ class Collector:
 
     # What hooks ask -------------------------------------------------------------------------------------
 
-    def wants(self) -> bool:
-        """Whether a forward that happens now is a training forward."""
-        return any(model is not None and model.training for model in (ref() for ref in self._models.values()))
+    def wants(self, name: str) -> bool:
+        """Whether a forward of this module that happens now is a training forward of its model."""
+        ref = self._models.get(self._prefix(name))
+        model = ref() if ref is not None else None
+        return model is not None and model.training
+
+    def _prefix(self, name: str) -> str:
+        """The name of the model that a module belongs to."""
+        return next((p for p in self._models if p and (name == p or name.startswith((f"{p}.", f"{p}/")))), "")
 
     def next_call(self, key: str) -> int:
         """The call number in the running forward; always 0 where scopes are not followed.
@@ -90,12 +100,23 @@ class Collector:
         """Which dimension counts the units: the user's word, the layer's own, the layer before, or a default."""
         for pattern, dim in self._options.unit_dims.items():
             if matches(key, [pattern]):
+                if not -x.ndim <= dim < x.ndim:
+                    raise ValueError(f"unit_dims gives dimension {dim} to {key}, whose output has {x.ndim} dimensions")
                 return dim
         own = unit_dim_of(module, x) if module is not None else None
         if own is not None:
-            self._last = (x.shape, own)
+            self._last = x.ndim, own, x.shape[own] if x.ndim else 1
             return own
-        if self._last is not None and self._last[0] == x.shape:
+        # A watch step hooks only what can die: the layers before are known from the last recorded step.
+        if not self.recording and self._dims.get(key, (0, 0))[0] == x.ndim:
+            return self._dims[key][1]
+        dim = self._after_last(x)
+        self._dims[key] = x.ndim, dim
+        return dim
+
+    def _after_last(self, x: Tensor) -> int:
+        """What follows a layer without changing its number of units (pooling, dropout) has its unit dimension."""
+        if self._last is not None and x.ndim == self._last[0] and x.ndim and x.shape[self._last[1]] == self._last[2]:
             return self._last[1]
         return default_unit_dim(x)
 
@@ -103,8 +124,7 @@ class Collector:
         """Whether a target is the first layer with weights of its model, whose input is a site of its own."""
         if not target.weighted:
             return False
-        prefix = next((p for p in self._models if p and target.name.startswith(f"{p}.")), "")
-        return self._input.setdefault(prefix, target.name) == target.name
+        return self._input.setdefault(self._prefix(target.name), target.name) == target.name
 
     def generation(self) -> int:
         """Counts armed steps; a gradient hook of an older step keeps still."""
@@ -166,16 +186,22 @@ class Collector:
     def _leave(self) -> None:
         mode, self._mode = self._mode, None
         if mode is not None:
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            mode.leave()
 
     def note_output(self, out: Tensor, site: Site) -> None:
         """Remember the output of a sigmoid: if it is multiplied with another tensor, it is a gate."""
         facts = site.facts
-        if facts is not None and site.role == "activation" and facts.bounded and (facts.saturated_low or 0.0) >= 0:
+        if (
+            facts is not None
+            and site.role == "activation"
+            and (facts.saturated_low if facts.saturated_low is not None else -1.0) >= 0
+        ):
             self._squashed[id(out)] = weakref.ref(out), site
 
     def saw_product(self, factors: tuple[Any, ...]) -> None:
         """Tensors are multiplied elementwise: a sigmoid among them is a gate."""
+        if sum(isinstance(factor, Tensor) for factor in factors) < 2:
+            return
         for factor in factors if self._squashed else ():
             for tensor in (factor, getattr(factor, "_base", None)):
                 held = self._squashed.get(id(tensor))

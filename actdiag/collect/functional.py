@@ -6,6 +6,7 @@ module: `encoder.layers.0/relu`. A call made by an activation module that is obs
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ from actdiag.collect.activations import (
     softplus_facts,
 )
 from actdiag.collect.layout import refusal
-from actdiag.collect.scope import Scope
+from actdiag.collect.scope import Scope, untraceable
 
 Build = Callable[..., ActivationFacts]
 
@@ -113,8 +114,8 @@ _PRODUCTS = (
 class Listener(Protocol):
     """Who is told about function calls."""
 
-    def wants(self) -> bool:
-        """Whether a forward that happens now is a training forward."""
+    def wants(self, name: str) -> bool:
+        """Whether a forward of this module that happens now is a training forward."""
 
     def saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
         """An activation function was called while the module `scope` ran."""
@@ -124,7 +125,10 @@ class Listener(Protocol):
 
 
 class FunctionalMode(TorchFunctionMode):
-    """Reports known activation functions called while a module runs. Never raises, never changes a result."""
+    """Reports known activation functions called while a module runs. Never raises, never changes a result.
+
+    `alive` is cleared when it is taken off: where it cannot be (another thread entered it) it stays and does nothing.
+    """
 
     def __init__(
         self, scope: Scope, observed: set[str], own: dict[Any, ActivationFacts], *, listener: Listener
@@ -132,35 +136,57 @@ class FunctionalMode(TorchFunctionMode):
         super().__init__()
         self._scope, self._observed, self._own = scope, observed, own
         self._listener = listener
+        self._thread = threading.get_ident()
+        self.alive = True
+
+    def leave(self) -> None:
+        """Take it off this thread's stack of modes, also from under modes of the user's; elsewhere it stays, inert."""
+        self.alive = False
+        if self._thread != threading.get_ident():
+            return
+        stack = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if not any(mode is self for mode in stack):
+            return
+        above = []
+        while (mode := torch.overrides._pop_mode()) is not self:  # type: ignore[no-untyped-call]
+            above.append(mode)
+        for mode in reversed(above):
+            torch.overrides._push_mode(mode)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _PRODUCTS:
-            self._listener.saw_product(args)
-            return func(*args, **kwargs)
-        known = self._known(func, args, kwargs) if self._hears(func) else None
-        if known is None:
-            return func(*args, **kwargs)
-        name, facts = known
-        x = args[0] if args else kwargs.get("input")
-        early = x
-        if facts.reads == "input" and isinstance(x, Tensor) and (func.__name__.endswith("_") or kwargs.get("inplace")):
-            early = x.detach().clone()  # the call overwrites what the gate is read from
+        told = self._before(func, args, kwargs) if self.alive and not untraceable() else None
         out = func(*args, **kwargs)
-        if isinstance(early, Tensor) and isinstance(out, Tensor) and refusal(out) is None:
-            self._listener.saw_function(self._scope.stack[-1], name, facts, early, out)
+        if told is not None and isinstance(out, Tensor) and refusal(out) is None:
+            name, facts, x = told
+            self._listener.saw_function(self._scope.stack[-1], name, facts, x, out)
         return out
+
+    def _before(self, func: Any, args: Any, kwargs: Any) -> tuple[str, ActivationFacts, Tensor] | None:
+        """Name, facts and input of an activation that is about to be called; None for everything else."""
+        try:
+            if func in _PRODUCTS:
+                self._listener.saw_product(args)
+                return None
+            if not self._hears(func):
+                return None
+            name, facts = self._known(func, args, kwargs)
+            x = args[0] if args else kwargs.get("input")
+            if not isinstance(x, Tensor):
+                return None
+            in_place = getattr(func, "__name__", "").endswith("_") or kwargs.get("inplace")
+            # An in-place call overwrites what the gate is read from.
+            return name, facts, x.detach().clone() if facts.reads == "input" and in_place else x
+        except Exception:
+            return None  # the call itself will tell the user what is wrong with its arguments
 
     def _hears(self, func: Any) -> bool:
         if not self._scope.stack or self._scope.stack[-1] in self._observed:
             return False
-        return (func in FUNCTIONS or func in self._own) and self._listener.wants()
+        return (func in FUNCTIONS or func in self._own) and self._listener.wants(self._scope.stack[-1])
 
-    def _known(self, func: Any, args: Any, kwargs: Any) -> tuple[str, ActivationFacts] | None:
+    def _known(self, func: Any, args: Any, kwargs: Any) -> tuple[str, ActivationFacts]:
         if func in self._own:
-            return getattr(func, "__name__", "function"), self._own[func]
+            return getattr(func, "__name__", type(func).__name__), self._own[func]
         name, build = FUNCTIONS[func]
-        try:
-            return name, build(*args, **kwargs)
-        except Exception:
-            return None  # the call itself will tell the user what is wrong with its arguments
+        return name, build(*args, **kwargs)

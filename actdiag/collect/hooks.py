@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.activations import ActivationFacts
-from actdiag.collect.layout import arrange, first_tensor, refusal
-from actdiag.collect.scope import Silent
+from actdiag.collect.layout import arrange, default_unit_dim, first_tensor, refusal, unit_dim_of
+from actdiag.collect.scope import Silent, untraceable
 from actdiag.collect.site import Site
 from actdiag.collect.sites import Target
 from actdiag.snapshot import Role
@@ -35,7 +35,7 @@ class Recorder(Protocol):
 
     def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site: ...
     def next_call(self, key: str) -> int: ...
-    def wants(self) -> bool: ...
+    def wants(self, name: str) -> bool: ...
     def unit_dim(self, key: str, module: nn.Module | None, x: Tensor) -> int: ...
     def input_of(self, target: Target) -> bool: ...
     def fail(self, name: str, error: Exception) -> None: ...
@@ -46,13 +46,6 @@ class Recorder(Protocol):
 def in_backward() -> bool:
     """Whether autograd is running on this thread: a forward seen then is a checkpoint's recomputation."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def untraceable() -> bool:
-    """Whether torch.compile or a functorch transform is looking at this call: hooks then keep still."""
-    if torch.compiler.is_compiling():
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class Probe:
@@ -96,27 +89,32 @@ class Probe:
 
     def _read_early(self, module: nn.Module, x: Tensor | None) -> None:
         self._early = None
-        if not self._recorder.wants():
+        if not self._recorder.wants(self.target.name):
             return
         self._early = self._site()
         if x is not None and refusal(x) is None and counts(self._early, self._recorder):
             read_gate(self._early, self._recorder, x, self._recorder.unit_dim(self.target.name, module, x))
 
     def _observe(self, module: nn.Module, x: Tensor | None, out: Tensor | None) -> None:
-        if not self._recorder.wants():
+        if not self._recorder.wants(self.target.name):
             return
         site, self._early = self._early or self._site(), None
         late = not (self.target.facts and self.target.facts.reads == "input" and getattr(module, "inplace", False))
         observe(site, self._recorder, out, module=module, read=x if late else None)
         if self._recorder.recording and x is not None and self._recorder.input_of(self.target):
-            self._observe_input(x)
+            self._observe_input(module, x)
 
-    def _observe_input(self, x: Tensor) -> None:
+    def _observe_input(self, module: nn.Module, x: Tensor) -> None:
         if refusal(x) is not None:
             return
         key = f"{self.target.name}:in"
         site = self._recorder.site(key, 0, kind=self.target.kind, role="input", facts=None)
-        observe(site, self._recorder, x.detach(), module=None, read=None)
+        if counts(site, self._recorder):
+            dim = unit_dim_of(module, x)
+            with quiet(x):
+                units = arrange(x.detach(), default_unit_dim(x) if dim is None else dim)
+                site.add_forward(units, histogram=self._recorder.histograms)
+            site.forward_calls += not in_backward()
 
 
 def counts(site: Site, recorder: Recorder) -> bool:
@@ -147,7 +145,8 @@ def observe(
         if recorder.recording:
             recorder.note_output(out, site)
             with quiet(out):
-                site.add_forward(arrange(out.detach(), dim), histogram=recorder.histograms)
+                if not site.add_forward(arrange(out.detach(), dim), histogram=recorder.histograms):
+                    return
         source = read if site.facts is not None and site.facts.reads == "input" else out
         if source is not None and refusal(source) is None:
             read_gate(site, recorder, source, dim)
@@ -156,7 +155,11 @@ def observe(
     if recorder.single and not counted:
         return
     if recorder.recording and recorder.gradients and out.requires_grad and out.grad_fn is not None:
-        catch_gradient(out, site, recorder, owned=module is not None and site.role == "layer")
+        catch_gradient(out, site, recorder, owned=_has_parameters(module))
+
+
+def _has_parameters(module: nn.Module | None) -> bool:
+    return module is not None and next(module.parameters(recurse=False), None) is not None
 
 
 def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:
@@ -200,9 +203,12 @@ class GradientHook:
         self._generation = recorder.generation()
 
     def __call__(self, g: Tensor) -> None:
-        if self._recorder.generation() != self._generation or refusal(g) is not None:
+        # With gradients enabled this is a pass of autograd.grad(create_graph=True), not the loss's backward.
+        if self._recorder.generation() != self._generation or torch.is_grad_enabled():
             return
         try:
+            if refusal(g) is not None:
+                return
             with quiet(g):
                 self._site.add_gradient(g, histogram=self._recorder.histograms)
         except Exception as error:

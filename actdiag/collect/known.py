@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from actdiag.collect.activations import (
     GELU,
@@ -29,6 +31,19 @@ from actdiag.collect.activations import (
 )
 
 
+def _prelu(module: weakref.ref[nn.PReLU]) -> ActivationFacts:
+    """Reads the slopes when they are used: they are learned, and move with the module. Positive slopes assumed."""
+
+    def gate(a: Tensor) -> Tensor:
+        alive = module()
+        slope = alive.weight.detach() if alive is not None else 1.0
+        found = leaky_facts("PReLU", slope, default=0.01).gate
+        assert found is not None
+        return found(a)
+
+    return replace(leaky_facts("PReLU", 0.5, default=0.01), gate=gate)
+
+
 def _gelu_for(approximate: str) -> ActivationFacts:
     return GELU_TANH if approximate == "tanh" else GELU
 
@@ -37,7 +52,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], ActivationFacts]] = {
     nn.ReLU: lambda m: RELU,
     nn.ReLU6: lambda m: RELU6,
     nn.LeakyReLU: lambda m: leaky_facts("LeakyReLU", float(m.negative_slope), default=0.01),
-    nn.PReLU: lambda m: leaky_facts("PReLU", m.weight.detach(), default=0.01),
+    nn.PReLU: lambda m: _prelu(weakref.ref(m)),
     nn.ELU: lambda m: elu_facts("ELU", float(m.alpha)),
     nn.CELU: lambda m: elu_facts("CELU", float(m.alpha), celu=True),
     nn.SELU: lambda m: SELU,

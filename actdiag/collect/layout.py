@@ -20,6 +20,17 @@ _CHANNELS_FIRST = (
 )
 
 
+_FEATURES_LAST = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
 _MEASURED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -75,9 +86,7 @@ def unit_dim_of(module: nn.Module, x: Tensor) -> int | None:
     """Which dimension of its output counts the units of a layer; None for a module that does not fix it."""
     if isinstance(module, _CHANNELS_FIRST):
         return 1 if x.ndim > 1 else 0
-    if next(module.parameters(recurse=False), None) is not None and not isinstance(module, nn.PReLU):
-        return x.ndim - 1
-    return None
+    return max(x.ndim - 1, 0) if isinstance(module, _FEATURES_LAST) else None
 
 
 def default_unit_dim(x: Tensor) -> int:
@@ -115,6 +124,8 @@ def refusal(x: Tensor) -> str | None:
     Measured are strided tensors of 16, 32 or 64 bit floating point with data. Complex, integer, bool, float8,
     sparse, nested, quantized, meta and empty ones are reported as not observed, with this reason.
     """
+    if type(x) not in (Tensor, nn.Parameter):
+        return f"a tensor subclass, {type(x).__name__}"
     if x.is_nested:
         return "a nested tensor"
     if x.layout != torch.strided:

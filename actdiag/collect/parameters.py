@@ -108,14 +108,16 @@ class ParameterWatch:
         for (p, record), weight in zip(waiting, weights, strict=True):
             record.in_optimizer = optimized is None or id(p) in optimized
             record.requires_grad = p.requires_grad
-            record.sums["weight_squares"] = weight
-            if p.requires_grad and id(p) in stepping:
+            record.sums.setdefault("weight_squares", weight)
+            if p.requires_grad and id(p) in stepping and record.before is None:
                 record.before = _sample(p).clone()
         self._read_gradients(waiting)
 
     def remember_weights(self) -> None:
         """Keep the weights of everything trainable now: for loops that only say when an update has been made."""
-        for p, record in self._alive():
+        alive = self._alive()
+        for (p, record), weight in zip(alive, squares([p for p, _ in alive]), strict=True):
+            record.sums["weight_squares"] = weight
             if p.requires_grad:
                 record.before = _sample(p).clone()
 

@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+
+def untraceable() -> bool:
+    """Whether torch.compile or a functorch transform is looking at this call: hooks then keep still."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class Scope:
@@ -26,7 +34,12 @@ class Scope:
         self._calls.clear()
 
     def next_call(self, key: str) -> int:
-        """The number of this call of `key` in the running forward, from 0."""
+        """The number of this call of `key` in the running forward, from 0.
+
+        Called from outside any module, each call is a forward of its own.
+        """
+        if not self.stack:
+            return 0
         index = self._calls.get(key, 0)
         self._calls[key] = index + 1
         return index
@@ -59,12 +72,16 @@ class ScopeHook:
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
+        if untraceable():
+            return
         if not self._scope.stack:
             self._on_enter()
         self._scope.push(self.name)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook, called on exceptions too."""
+        if untraceable():
+            return
         self._scope.pop(self.name)
         if not self._scope.stack:
             self._on_leave()

@@ -32,7 +32,6 @@ class Site:
         self.role = role
         self.facts = facts
         self.order = 0
-        self.refused: str | None = None
         self.evidence: UnitEvidence | None = None
         self.ledger: UnitLedger | None = None
         self.clear()
@@ -41,6 +40,7 @@ class Site:
         """Forget the step, keep the evidence."""
         self.elements = 0
         self.samples = 0
+        self.refused: str | None = None
         self.forward_calls = 0
         self.gradient_calls = 0
         self.moments: Moments | None = None
@@ -49,18 +49,19 @@ class Site:
         self.gradient: GradientSums | None = None
         self.gradient_octaves: Tensor | None = None
 
-    def add_forward(self, units: Units, *, histogram: bool) -> None:
-        """Add one call's output to this step. Calls and micro-batches merge exactly."""
+    def add_forward(self, units: Units, *, histogram: bool) -> bool:
+        """Add one call's output to this step; whether it could be. Calls and micro-batches merge exactly."""
         part = measure(units)
         if self.moments is not None and self.moments.n_C.shape != part.n_C.shape:
             self.refused = f"its number of units changes: {len(self.moments.n_C)}, then {len(part.n_C)}"
-            return
+            return False
         octaves = count_octaves(units.x) if histogram else None
         self.moments = part if self.moments is None else merge(self.moments, part)
         if octaves is not None:
             self.octaves = octaves if self.octaves is None else self.octaves + octaves
         self.elements += units.x.numel()
         self.samples += units.samples
+        return True
 
     def add_gate(self, read: Units) -> None:
         """Add the gates of one call; `read` is the variable that the facts read."""
@@ -73,12 +74,10 @@ class Site:
         """Add one call to the evidence about units."""
         if self.facts is None or not self.facts.can_close:
             return
-        if self.evidence is None:
+        if self.evidence is None or read.units != self.evidence.ages_3C.shape[1]:
+            # Another number of units is another layer: what was known of the old ones says nothing of these.
             self.evidence = UnitEvidence.empty(read.units, read.x.device, window)
             self.ledger = UnitLedger(read.units)
-        if read.units != self.evidence.ages_3C.shape[1]:
-            self.refused = f"its number of units changes: {self.evidence.ages_3C.shape[1]}, then {read.units}"
-            return
         self.evidence.observe(count_open(read, self.facts), read.samples, step)
 
     def add_gradient(self, g: Tensor, *, histogram: bool) -> None:

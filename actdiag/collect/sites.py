@@ -52,6 +52,9 @@ def named_models(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
     models = dict(model) if isinstance(model, Mapping) else {"": model}
     if not models:
         raise ConfigError("model must name at least one nn.Module, got an empty mapping")
+    dotted = [name for name in models if "." in name or "/" in name]
+    if dotted:
+        raise ConfigError(f"model names must not hold '.' or '/', which separate modules; got {dotted[0]!r}")
     for name, module in models.items():
         if not isinstance(module, nn.Module):
             raise ConfigError(
@@ -78,8 +81,9 @@ def unwrap(module: nn.Module) -> nn.Module:
 def named_modules(models: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]]:
     """Every module once, under its clean full name; parametrizations left out."""
     found = []
+    seen: set[nn.Module] = set()
     for prefix, model in models.items():
-        for path, module in unwrap(model).named_modules():
+        for path, module in unwrap(model).named_modules(seen):
             if isinstance(module, parametrize.ParametrizationList) or ".parametrizations." in f".{path}.":
                 continue
             name = clean_name(path)
@@ -120,7 +124,7 @@ def discover(
 def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFacts]) -> bool:
     if type(module) in own or isinstance(module, nn.MultiheadAttention):
         return True
-    if isinstance(module, _PASSIVE):
+    if isinstance(module, _PASSIVE) or type(module).__module__.startswith("torchmetrics."):
         return False
     is_leaf = next(module.children(), None) is None or parametrize.is_parametrized(module)
     return is_leaf and not (is_root and type(module).forward is nn.Module.forward)
@@ -138,13 +142,13 @@ def compiled_parts(models: Mapping[str, nn.Module]) -> set[int]:
 
 def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts], *, barred: str | None) -> Target:
     facts = module_facts(module, own)
-    role: Role = "layer"
+    weighted = next(module.parameters(), None) is not None
+    role: Role = "layer" if weighted else "other"
     if facts is not None:
         role = "activation"
     elif isinstance(module, _NORMALIZATION):
         role = "normalization"
-    weighted = role == "layer" and next(module.parameters(), None) is not None
-    return Target(name or kind_of(module), kind_of(module), role, facts, weighted, barred, weakref.ref(module))
+    return Target(name or kind_of(module), kind_of(module), role, facts, role == "layer", barred, weakref.ref(module))
 
 
 def kind_of(module: nn.Module) -> str:

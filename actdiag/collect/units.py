@@ -127,9 +127,7 @@ class UnitLedger:
         suspect = silent & (ages_3C[0] >= SUSPECT_SAMPLES) & ~dead & ((opened == 0) | (missed >= _MISSED))
         rate = opened / max(seen, 1)
         rare = (rate < RARE_RATE) & (seen >= SUSPECT_SAMPLES) & ~dead & ~suspect
-        revived = self._remember(dead, silent, ages_3C[2], evidence.samples, step) & (
-            evidence.samples - self._revived_at_C < evidence.window
-        )
+        revived = self._remember(dead, silent, ages_3C[2], evidence, step)
         letters = np.full(dead.shape, "a")
         for mask, letter in ((rare, "r"), (suspect, "s"), (revived & ~suspect & ~dead, "v"), (dead, "d")):
             letters[mask] = letter
@@ -147,10 +145,16 @@ class UnitLedger:
         dead: NDArray[np.bool_],
         silent: NDArray[np.bool_],
         age_steps: NDArray[np.float64],
-        n: int,
+        evidence: UnitEvidence,
         step: int,
     ) -> NDArray[np.bool_]:
-        """Note new deaths (dated by the step after the unit last opened) and revivals; who has revived."""
+        """Note new deaths (dated by the step after the unit last opened) and revivals; who has revived.
+
+        A unit that has been back for a window is as if it had never been dead.
+        """
+        n = evidence.samples
+        settled = (self._revived_at_C >= 0) & (n - self._revived_at_C >= evidence.window) & ~dead
+        self._died_at_C[settled] = self._revived_at_C[settled] = -1
         fresh = dead & (self._died_at_C < 0)
         self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
         back = (self._died_at_C >= 0) & (self._revived_at_C < 0) & ~silent

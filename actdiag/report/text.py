@@ -23,10 +23,10 @@ def headline(run: Run) -> str:
     if not run.snapshots:
         return f"{run.name}: no recorded step"
     last, found = run.snapshots[-1], len(run.open_findings)
-    return (
-        f"{run.name}: {_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}; "
-        f"{_count(len(last.sites), 'site')}; {_count(found, 'open finding') if found else 'no open finding'}"
-    )
+    how = f"{_count(len(last.sites), 'site')}; {_count(found, 'open finding') if found else 'no open finding'}"
+    if not last.sites:
+        how = f"0 of {_count(last.sites_selected, 'site')} ran in training mode, so nothing is known of its health"
+    return f"{run.name}: {_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}; {how}"
 
 
 def _count(n: int, what: str) -> str:

@@ -39,7 +39,7 @@ def model_scalars(snapshot: Snapshot, open_findings: int) -> Scalars:
         "saturated_fraction_max": _over(
             (s for s in acting if s.role == "activation"), lambda s: s.saturated_fraction, max
         ),
-        "mean_energy_max": _over(sites, lambda s: s.mean_energy if s.role != "layer" else None, max),
+        "mean_energy_max": _over(sites, lambda s: s.mean_energy if s.role not in ("layer", "other") else None, max),
         "zero_fraction_mean": _over(acting, lambda s: s.zero_fraction, statistics.fmean),
         "nonfinite": _over(sites, lambda s: s.nonfinite, sum),
         "gradient_ratio": gradient_ratio(snapshot),

@@ -1,68 +1,54 @@
-"""non-finite: NaN or infinity in activations or gradients."""
+"""non-finite: NaN or infinity in activations, gradients or weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from actdiag.diagnose.finding import Verdict
 from actdiag.diagnose.limits import Limits
+from actdiag.diagnose.rules.reading import Named, in_order, module_of
 from actdiag.snapshot import SiteStats, Snapshot
 
 SOURCE = "Definition; naming the producer: Hugging Face DebugUnderflowOverflow, pytorch/pytorch#182156."
+_LET_IT_BE = "let it be: the scaler lowers its scale by itself"
+_NAMED = 32
 
 
 def non_finite(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
     """NaN or infinity in a tensor of the training.
 
     What: the first site in execution order whose output holds NaN or infinity is named, not those that pass it
-    on. If all outputs are finite, the site nearest to the loss whose gradient is not.
+    on. If all outputs are finite, the site nearest to the loss whose gradient is not; else the last parameter
+    whose gradient or weight is not.
     Why: one NaN reaches every weight with the next update; from then on nothing is learned.
-    Not a problem when: the loss scaler of fp16 skips the step (reported as info while a loss scale is known).
+    Not a problem when: the loss scaler of fp16 skips the step (info while a loss scale is known, unless it happens
+    in three snapshots in a row); a mask of -inf is passed through a module; an infinite slope (of sqrt at 0) meets
+    a closed gate and reaches no parameter (warning).
     What to try: look at the input of that step; lower the learning rate or warm it up; clip gradients; guard
     log, sqrt and division with an epsilon; compute the loss in float32.
     Source: definition; producers instead of propagators: pytorch/pytorch#182156.
     """
     now = history[-1]
-    ordered = sorted(now.sites.items(), key=lambda item: item[1].order)
+    ordered = in_order(now)
     for name, site in ordered:
         if site.nonfinite:
             yield _forward(name, site, now)
             return
-    for name, site in reversed(ordered):
-        if site.grad_nonfinite:
-            yield _backward(name, site, now)
+    for named in reversed(ordered):
+        if named[1].grad_nonfinite:
+            yield _backward(named, history, limits)
             return
-
-
-def _broken_weights(layer: str, now: Snapshot) -> str | None:
-    for name, parameter in now.parameters.items():
-        norm = parameter.weight_norm
-        if name.rpartition(".")[0] == layer and norm is not None and not math.isfinite(norm):
-            return name
-    return None
+    yield from _parameters(now)
 
 
 def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
-    layer = name.removesuffix(":in").partition("#")[0]
-    broken = _broken_weights(layer, now)
-    if site.role == "input":
-        cause = "the data that enter the network already hold NaN or infinity"
-        advice: tuple[str, ...] = ("check the input pipeline for missing values, division by a zero std and bad files",)
-    elif broken:
-        cause = f"the weights {broken} are not finite: an update at or before this step broke them"
-        advice = ("go back to a checkpoint before this step, lower the learning rate, clip gradients",)
-    else:
-        cause = f"{site.kind} turned finite values into non-finite ones: overflow, log of 0, or division by 0"
-        advice = (
-            "guard log, sqrt and division with an epsilon",
-            "under autocast compute this layer in float32",
-            "lower the learning rate or clip gradients",
-        )
+    cause, advice = _why_forward(name, site, now)
     return Verdict(
         rule="non-finite",
         severity="error",
-        layer=layer,
+        layer=module_of(name),
         message=f"{name}: {site.nonfinite} of {site.n} values are NaN or infinite; it is the first such tensor",
         evidence={"nonfinite": site.nonfinite, "n": site.n, "healthy": 0},
         cause=cause,
@@ -71,29 +57,117 @@ def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
     )
 
 
-def _backward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
-    scaled = now.loss_scale is not None
-    return Verdict(
+def _why_forward(name: str, site: SiteStats, now: Snapshot) -> tuple[str, tuple[str, ...]]:
+    if site.role == "input":
+        return (
+            "the data that enter the network already hold NaN or infinity",
+            ("check the input pipeline for missing values, division by a zero std and bad files",),
+        )
+    if (broken := _broken_weights(module_of(name), now)) is not None:
+        return (
+            f"the weights {broken} are not finite: an update before this step broke them",
+            (
+                "go back to a checkpoint before this step",
+                "look for a batch with NaN, infinite or huge values",
+                "lower the learning rate or clip gradients",
+            ),
+        )
+    return (
+        f"{site.kind} turned finite values into non-finite ones: overflow, log of 0, or division by 0",
+        (
+            "guard log, sqrt and division with an epsilon",
+            "compute this layer in float32 under autocast",
+            "lower the learning rate or clip gradients",
+        ),
+    )
+
+
+def _broken_weights(module: str, now: Snapshot) -> str | None:
+    for name, parameter in now.parameters.items():
+        if name.rpartition(".")[0] == module and _is_broken(parameter.weight_norm):
+            return name
+    return None
+
+
+def _is_broken(norm: float | None) -> bool:
+    return norm is not None and not math.isfinite(norm)
+
+
+def _backward(named: Named, history: Sequence[Snapshot], limits: Limits) -> Verdict:
+    name, site = named
+    now = history[-1]
+    found = Verdict(
         rule="non-finite",
-        severity="info" if scaled else "error",
-        layer=name.partition("#")[0],
-        message=f"{name}: {site.grad_nonfinite} of {site.n} gradient values are NaN or infinite, "
-        "while every activation is finite",
+        severity="error",
+        layer=module_of(name),
+        message=f"{name}: {site.grad_nonfinite} of {site.n} gradient values are NaN or infinite while every "
+        "activation is finite",
         evidence={
             "grad_nonfinite": site.grad_nonfinite,
             "n": site.n,
             "loss_scale": now.loss_scale,
+            "grad_norm_total": now.grad_norm_total,
             "healthy": 0,
         },
-        cause="the loss scaler probes the limit of fp16 and will skip this step"
-        if scaled
-        else "the backward pass of this layer, or of the loss after it, overflowed or divided by 0",
-        advice=()
-        if scaled
-        else (
-            "look for sqrt, norm or log at exactly 0 after this layer",
+        cause="the backward pass of this layer, or of the loss after it, overflowed or divided by 0",
+        advice=(
+            "look for sqrt, norm, log or division at exactly 0 after this layer",
             "clip gradients",
-            "use float32 here",
+            "compute the loss in float32",
         ),
         source=SOURCE,
     )
+    if now.loss_scale is not None:
+        return _under_scaler(found, overflows=_keeps_overflowing(history, limits))
+    if now.grad_norm_total is not None and math.isfinite(now.grad_norm_total):
+        message = f"{found.message}; none of it reached a parameter in this step"
+        return replace(found, severity="warning", message=message)
+    return found
+
+
+def _keeps_overflowing(history: Sequence[Snapshot], limits: Limits) -> bool:
+    recent = history[-limits.overflowing_snapshots :]
+    bad = [any(site.grad_nonfinite for site in snapshot.sites.values()) for snapshot in recent]
+    return len(bad) == limits.overflowing_snapshots and all(bad)
+
+
+def _under_scaler(found: Verdict, *, overflows: bool) -> Verdict:
+    """The same under a loss scaler, which is expected to overflow now and then."""
+    if not overflows:
+        cause = "the loss scaler probes the limit of fp16 and skips this step"
+        return replace(found, severity="info", cause=cause, advice=(_LET_IT_BE,))
+    return replace(
+        found,
+        cause="the loss scaler does not find a scale without overflow: the gradients themselves are not finite",
+        advice=(
+            "look for sqrt, norm, log or division at exactly 0 in the model and the loss",
+            "compute the loss in float32, or use bf16",
+            "lower the learning rate",
+        ),
+    )
+
+
+def _parameters(now: Snapshot) -> Iterator[Verdict]:
+    """What no site has shown: gradients that overflow only at the weights, weights of modules left out."""
+    for what, norm in (("gradient holds", "grad_norm"), ("weights hold", "weight_norm")):
+        broken = [name for name, p in now.parameters.items() if _is_broken(getattr(p, norm))]
+        if broken:
+            yield _parameter(broken, what, now)
+            return
+
+
+def _parameter(broken: list[str], what: str, now: Snapshot) -> Verdict:
+    others = f" (and of {len(broken) - 1} other parameters)" if len(broken) > 1 else ""
+    found = Verdict(
+        rule="non-finite",
+        severity="error",
+        layer=broken[-1].rpartition(".")[0],
+        message=f"{broken[-1]}: its {what} NaN or infinity{others} while every observed activation is finite",
+        evidence={"parameters": broken[-_NAMED:], "loss_scale": now.loss_scale, "healthy": 0},
+        cause="a sum over the batch overflowed, or an earlier update was not finite",
+        advice=("clip gradients", "lower the learning rate", "go back to a checkpoint before this step"),
+        source=SOURCE,
+    )
+    if what.startswith("gradient") and now.loss_scale is not None:
+        return _under_scaler(found, overflows=False)
+    return found

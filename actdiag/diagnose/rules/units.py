@@ -3,117 +3,203 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
-from actdiag.snapshot import SiteStats, Snapshot
+from actdiag.diagnose.rules.reading import Layer, bad_input, is_idle, layers, percent
+from actdiag.snapshot import UNIT_STATES, SiteStats, Snapshot
 
 SOURCE = (
-    "Evidence window and thresholds: measured on 33 healthy and 32 faulty runs; bound: rule of three; "
-    "remedies: He et al. 2015, Lu et al. 2019 (arXiv:1903.06733)."
+    "Thresholds measured on healthy and faulty runs (0.38 and 0.58); bound: rule of three; remedies: He et al. 2015, "
+    "Lu et al. 2019 (arXiv:1903.06733)."
 )
+_NAMED_UNITS = 32
+
+
+class Evidence(NamedTuple):
+    """What is known of the units of one layer."""
+
+    units: int
+    dead: int
+    suspect: int
+    samples: int
+    dead_indices: list[int]
+
+    @property
+    def silent(self) -> int:
+        """Dead, or on the way to be called so."""
+        return self.dead + self.suspect
 
 
 def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
     """Units whose gate stayed closed for every sample of the evidence window.
 
-    What: a unit (channel or feature) counts as dead after `window_samples` samples and 16 batches in which no
-    sample opened it: its firing rate is below 3/n with 95 % confidence. A layer is reported from 35 % dead units
-    (error from 50 %), or early, as a warning, when half of its units are silent and the window is not full.
-    Why: no gradient passes a closed gate; such a unit learns nothing and does not come back by itself.
-    Not a problem when: units are rare rather than dead (sparse features), an expert received no data (then it
-    is "not executed"), the unit is a gate that has decided, or a few units of a wide layer are dead.
+    What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
+    batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
+    error from 50 %; earlier, from 300 silent samples on, a warning if 60 % of its units are silent. From 20 % it is
+    told as info. Layers of fewer than 16 units, and outputs, need 90 %.
+    Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.
+    Not a problem when: units are rare rather than dead (sparse features); an expert received no data (it is then
+    "not executed"); the layer is a gate that has decided, or is frozen; tanh or sigmoid units are closed but swing
+    between both ends; a few units of a wide layer are dead.
     What to try: lower the learning rate or warm it up; standardize inputs (and regression targets); He
-    initialization; LeakyReLU, ELU or GELU; batch or layer normalization. Units that are dead stay dead: restart
-    from a checkpoint before `first_death_step`.
-    Source: metrics measured on 65 training programs; rule of three; Lu et al. 2019, arXiv:1903.06733.
+    initialization with zero bias; LeakyReLU, ELU or GELU; batch or layer normalization. Units that are dead stay
+    dead: restart from a checkpoint before `first_death_step`.
+    Source: thresholds measured on healthy and faulty training runs; rule of three; He et al. 2015; Lu et al. 2019,
+    arXiv:1903.06733.
     """
     now = history[-1]
-    first = _first_input(now)
-    for name, site in now.sites.items():
-        severity = _severity(site, limits)
+    for layer in layers(now):
+        evidence = _evidence(layer)
+        if evidence is None:
+            continue
+        severity = _severity(layer.site, evidence, limits)
+        if severity is not None and is_idle(layer.site, now):
+            severity = "info"
         if severity is not None:
-            yield _verdict(name, site, severity, first)
+            yield _verdict(layer, evidence, severity, _cause(layer, evidence, history, limits))
 
 
-def _first_input(now: Snapshot) -> SiteStats | None:
-    return next((site for site in now.sites.values() if site.role == "input"), None)
-
-
-def _severity(site: SiteStats, limits: Limits) -> Severity | None:
-    if site.dead_fraction is None or not site.units or site.role == "gate":
+def _evidence(layer: Layer) -> Evidence | None:
+    """A unit that is used in a loop is dead if it is dead in every turn."""
+    site = layer.site
+    if site.role in ("input", "gate") or site.dead_units is None or not site.units:
         return None
-    silent = site.dead_fraction + (site.suspect_units or 0) / site.units
-    if site.units < limits.dead_narrow_units:
-        if site.dead_fraction >= limits.dead_narrow:
+    if len(layer.calls) == 1:
+        return Evidence(
+            site.units, site.dead_units, site.suspect_units or 0, site.evidence_samples or 0, site.units_in("dead")
+        )
+    turns = [call.unit_states or "" for _, call in layer.calls]
+    if len({len(states) for states in turns}) > 1 or not turns[0]:
+        return None
+    letters = {name: letter for letter, name in UNIT_STATES.items()}
+    seen = [set(states) for states in zip(*turns, strict=True)]
+    dead = [i for i, states in enumerate(seen) if states == {letters["dead"]}]
+    silent = [states for states in seen if states <= {letters["dead"], letters["suspect"]}]
+    samples = sum(call.evidence_samples or 0 for _, call in layer.calls)
+    return Evidence(len(seen), len(dead), len(silent) - len(dead), samples, dead)
+
+
+def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
+    dead, silent = evidence.dead / evidence.units, evidence.silent / evidence.units
+    narrow = evidence.units < limits.dead_narrow_units
+    if _has_two_ends(site) and not _is_pinned(site, limits, narrow=narrow):
+        return None
+    if narrow or site.role == "output":
+        if dead >= limits.dead_narrow:
             return "error"
         return "warning" if silent >= limits.dead_narrow else None
-    if site.dead_fraction >= limits.dead_error:
+    if dead >= limits.dead_error:
         return "error"
-    if site.dead_fraction >= limits.dead_warning or silent >= limits.silent_warning:
+    if dead >= limits.dead_warning or silent >= limits.silent_warning:
         return "warning"
-    return "info" if site.dead_fraction >= limits.dead_info else None
+    return "info" if dead >= limits.dead_info else None
 
 
-def _verdict(name: str, site: SiteStats, severity: Severity, first: SiteStats | None) -> Verdict:
-    dead, suspect, units, n = (
-        site.dead_units or 0,
-        site.suspect_units or 0,
-        site.units or 0,
-        site.evidence_samples,
+def _has_two_ends(site: SiteStats) -> bool:
+    return site.saturated_low is not None and site.saturated_high is not None
+
+
+def _is_pinned(site: SiteStats, limits: Limits, *, narrow: bool) -> bool:
+    """Whether closed units of a bounded activation are constant, and not just sure of themselves.
+
+    An output may be constant for as long as its target is (border pixels, rare labels), so only the few units of
+    a narrow one are judged.
+    """
+    at_one_end = max(site.saturated_low or 0, site.saturated_high or 0) >= limits.pinned_share
+    if site.role == "output":
+        return narrow and at_one_end
+    return at_one_end or (site.mean_energy or 0) >= limits.pinned_mean_energy
+
+
+def _cause(
+    layer: Layer, evidence: Evidence, history: Sequence[Snapshot], limits: Limits
+) -> tuple[str, tuple[str, ...]]:
+    site = layer.site
+    if (odd := bad_input(history[-1], limits)) is not None:
+        return odd, ("standardize the inputs: subtract the mean, divide by the std", "lower the learning rate")
+    if site.role == "output":
+        return (
+            f"the output {site.kind} is closed for every sample: targets it cannot reach, or too large an update",
+            ("use no activation, or one whose range holds the targets", "standardize the targets"),
+        )
+    if _born_dead(layer, evidence, history):
+        return (
+            "most of these units have been closed since the first step: initialization, a negative bias, or inputs",
+            (
+                "use He initialization with zero bias",
+                "center the inputs",
+                "add normalization or skip connections, or widen narrow layers",
+                "try LeakyReLU, ELU or GELU",
+            ),
+        )
+    when = f" (the first at step {site.first_death_step})" if site.first_death_step else ""
+    return (
+        f"updates pushed the units out of the range of all samples{when}: the learning rate, or the scale of the "
+        "targets, is too high",
+        (
+            "lower the learning rate or warm it up",
+            "standardize the targets if this is a regression",
+            "try LeakyReLU, ELU or GELU, or normalization before the activation",
+            "restart from a checkpoint before the first death",
+        ),
     )
-    if dead >= suspect:
-        message = (
-            f"{name}: {dead} of {units} {site.kind} units ({dead / units:.0%}) are dead: closed for all of the last "
-            f"{n} samples, so each fires on fewer than {3 / (n or 1):.2%} of samples"
-        )
-    else:
-        message = (
-            f"{name}: {dead + suspect} of {units} {site.kind} units ({(dead + suspect) / units:.0%}) have been silent "
-            f"for at least 300 samples; {dead} of them for the whole evidence window so far"
-        )
-    cause, advice = _cause(site, first)
+
+
+def _born_dead(layer: Layer, evidence: Evidence, history: Sequence[Snapshot]) -> bool:
+    """Whether most of the silent units can have been so at the first step.
+
+    The first death must date from step 0, so few gates must have been open in the first snapshot, and the first
+    snapshot that knew of any silent units must have known of half of these.
+    """
+    if (layer.site.first_death_step or 0) > 0:
+        return False
+    name = layer.calls[0][0]
+    seen = [snapshot.sites[name] for snapshot in history if name in snapshot.sites]
+    known = [site for site in seen if site.dead_units is not None]
+    if not known or _silent(known[0]) < 0.5 * evidence.silent:
+        return False
+    open_share = seen[0].gate_mean
+    return open_share is None or open_share <= 1 - evidence.silent / evidence.units + 0.05
+
+
+def _silent(site: SiteStats) -> int:
+    return (site.dead_units or 0) + (site.suspect_units or 0)
+
+
+def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: tuple[str, tuple[str, ...]]) -> Verdict:
     return Verdict(
         rule="dead-units",
         severity=severity,
-        layer=name,
-        message=message,
+        layer=layer.name,
+        message=_message(layer, evidence),
         evidence={
-            "dead_units": dead,
-            "suspect_units": suspect,
-            "units": units,
-            "dead_fraction": site.dead_fraction,
-            "evidence_samples": n,
-            "first_death_step": site.first_death_step,
-            "units_dead": site.units_in("dead")[:32],
-            "healthy": "dead fraction at most 0.1, in narrow layers 0.3",
+            "dead_units": evidence.dead,
+            "suspect_units": evidence.suspect,
+            "units": evidence.units,
+            "dead_fraction": evidence.dead / evidence.units,
+            "evidence_samples": evidence.samples,
+            "first_death_step": layer.site.first_death_step,
+            "units_dead": evidence.dead_indices[:_NAMED_UNITS],
+            "healthy": "dead fraction at most 0.4, with fewer than 16 units 0.75",
         },
-        cause=cause,
-        advice=advice,
+        cause=why[0],
+        advice=why[1],
         source=SOURCE,
     )
 
 
-def _cause(site: SiteStats, first: SiteStats | None) -> tuple[str, tuple[str, ...]]:
-    off_center = first is not None and first.mean_energy is not None and first.mean_energy > 0.9
-    unscaled = first is not None and first.rms is not None and first.rms > 5
-    if off_center or unscaled:
-        assert first is not None
+def _message(layer: Layer, evidence: Evidence) -> str:
+    kind, of = layer.site.kind, f"of {evidence.units}"
+    if evidence.dead >= evidence.suspect:
         return (
-            f"the inputs are not standardized (mean {first.mean:.3g}, std {first.std:.3g})",
-            ("standardize the inputs: subtract the mean, divide by the std", "lower the learning rate"),
+            f"{layer.name}: {evidence.dead} {of} {kind} units ({percent(evidence.dead / evidence.units)}) are dead: "
+            f"closed for all of the last {evidence.samples} samples, so each fires on fewer than "
+            f"{3 / (evidence.samples or 1):.2%} of samples"
         )
-    if site.first_death_step == 0:
-        return (
-            "the units were closed from the first step on: initialization or inputs",
-            ("use He initialization with zero bias", "center the inputs", "try LeakyReLU, ELU or GELU"),
-        )
+    proven = f"{evidence.dead} of them" if evidence.dead else "none of them yet"
     return (
-        "an update moved the units below zero for every sample: the learning rate, or a target scale, is too high",
-        (
-            "lower the learning rate or warm it up",
-            "standardize regression targets",
-            "try LeakyReLU, ELU or GELU, or normalization before the activation",
-            "restart from a checkpoint before the first death",
-        ),
+        f"{layer.name}: {evidence.silent} {of} {kind} units ({percent(evidence.silent / evidence.units)}) have been "
+        f"silent for at least 300 samples, {proven} for the whole evidence window"
     )

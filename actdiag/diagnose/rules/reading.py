@@ -1,0 +1,98 @@
+"""How the rules read a snapshot: which calls are one layer, what learns, what the inputs look like."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from actdiag.diagnose.limits import Limits
+from actdiag.snapshot import SiteStats, Snapshot
+
+Named = tuple[str, SiteStats]
+
+
+class Layer(NamedTuple):
+    """One site, or the call sites of one module in a loop over time; `name` is what findings call it."""
+
+    name: str
+    calls: Sequence[Named]
+
+    @property
+    def site(self) -> SiteStats:
+        """The first call."""
+        return self.calls[0][1]
+
+
+def in_order(snapshot: Snapshot) -> list[Named]:
+    """Sites in the order of execution."""
+    return sorted(snapshot.sites.items(), key=lambda item: item[1].order)
+
+
+def module_of(site: str) -> str:
+    """`fc` for the sites `fc`, `fc:in` and `fc#3`."""
+    return site.removesuffix(":in").partition("#")[0]
+
+
+def looped(snapshot: Snapshot) -> set[str]:
+    """Modules that run once in each turn of a loop, such as the parts of a hand-written recurrent cell.
+
+    They are called as often as some weighted module is. An activation that is merely used at several places is
+    called more than once too, but the weights between its calls are not: its call sites are layers of their own.
+    """
+    calls = Counter(module_of(name) for name in snapshot.sites if "#" in name)
+    weighted = {module_of(n) for n, site in snapshot.sites.items() if "#" in n and site.role == "layer"}
+    turns = {calls[module] for module in weighted if calls[module] > 1}
+    return {module for module, count in calls.items() if count in turns}
+
+
+def layers(snapshot: Snapshot) -> list[Layer]:
+    """All sites in order, the call sites of a loop taken together."""
+    loops = looped(snapshot)
+    found: dict[str, list[Named]] = {}
+    for name, site in in_order(snapshot):
+        module = module_of(name)
+        together = module in loops and "#" in name
+        found.setdefault(module if together else name, []).append((name, site))
+    return [Layer(name, calls) for name, calls in found.items()]
+
+
+def is_idle(site: SiteStats, snapshot: Snapshot) -> bool:
+    """Whether nothing up to this site learns: gradients reach others, but not this one (frozen or detached)."""
+    if site.grad_rms is not None or site.grad_nonfinite:
+        return False
+    return any(other.grad_rms is not None for other in snapshot.sites.values())
+
+
+def bad_input(snapshot: Snapshot, limits: Limits) -> str | None:
+    """What is odd about the first input, in words that can be a cause; None if it is standardized well enough."""
+    first = next((site for _, site in in_order(snapshot) if site.role == "input"), None)
+    if first is None:
+        return None
+    energy = centering(first)
+    off_center = energy is not None and energy > limits.input_mean_energy
+    unscaled = first.rms is not None and first.rms > limits.input_rms
+    if not (off_center or unscaled):
+        return None
+    return f"the inputs are not standardized (mean {short(first.mean)}, std {short(first.std)})"
+
+
+def centering(site: SiteStats) -> float | None:
+    """Mean energy without the part that a mean over few samples has by chance, 1/n for centered data."""
+    n = site.samples
+    if site.mean_energy is None or not n or n < 2:
+        return None
+    return max(0.0, (n * site.mean_energy - 1) / (n - 1))
+
+
+def short(value: float | None) -> str:
+    """A number in three digits, as messages show it."""
+    return "unknown" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that is 0 or 100 only if it is exactly that."""
+    if 0 < share < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"

@@ -1,0 +1,115 @@
+"""What blocks a gradient on its way back: the causes that vanishing-gradient can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from actdiag.diagnose.limits import Limits
+from actdiag.diagnose.rules.flow import flow, gives_probabilities, per_sample
+from actdiag.diagnose.rules.reading import in_order
+from actdiag.snapshot import SiteStats, Snapshot
+
+Why = tuple[str, tuple[str, ...]]
+
+_SLOPES = {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}
+
+
+def why_vanishing(now: Snapshot, limits: Limits, ratio: float) -> Why:
+    """The likeliest cause, the most certain evidence first."""
+    for look in (_zero_weights, _silent_units, _flat_ends, _gentle_slopes):
+        if (found := look(now, limits)) is not None:
+            return found
+    return _cut_off(now, limits) if ratio == 0 else _SMALL_WEIGHTS
+
+
+def blocked_output(history: Sequence[Snapshot], limits: Limits) -> str | None:
+    """A probability output that has passed no gradient at all since the first snapshot."""
+    if len(history) < limits.vanishing_snapshots:
+        return None
+    names = [_blocked(snapshot) for snapshot in history]
+    return names[-1] if all(name is not None and name == names[-1] for name in names) else None
+
+
+def _blocked(snapshot: Snapshot) -> str | None:
+    f = flow(snapshot)
+    if f is None or f.largest > 0:
+        return None
+    outputs = [name for name, site in in_order(snapshot) if gives_probabilities(site) and (per_sample(site) or 0) > 0]
+    return outputs[-1] if outputs else None
+
+
+_SMALL_WEIGHTS: Why = (
+    "each layer passes on less gradient than it receives: the weights are too small",
+    (
+        "use He initialization for ReLU, Xavier for tanh",
+        "add residual connections",
+        "add batch or layer normalization",
+    ),
+)
+
+
+def _zero_weights(now: Snapshot, limits: Limits) -> Why | None:
+    zero = [n for n, p in now.parameters.items() if p.weight_norm == 0 and n.rpartition(".")[2] == "weight"]
+    if not zero:
+        return None
+    return (
+        f"the weights {zero[0]} are exactly 0: nothing passes through them, forward or back",
+        ("initialize weights at random (He for ReLU, Xavier for tanh), only biases with 0",),
+    )
+
+
+def _worst(now: Snapshot, value: Callable[[SiteStats], float]) -> tuple[str, float]:
+    found = [(name, value(site)) for name, site in in_order(now) if site.role in ("activation", "output")]
+    return max(found, key=lambda item: item[1], default=("", 0.0))
+
+
+def _silent_units(now: Snapshot, limits: Limits) -> Why | None:
+    name, share = _worst(now, _silent_fraction)
+    if share < limits.dead_error:
+        return None
+    return (
+        f"{share:.0%} of the units of {name} are dead or silent and pass no gradient",
+        (
+            "cure the dead units first: lower the learning rate or warm it up",
+            "restart from a checkpoint before they died",
+        ),
+    )
+
+
+def _silent_fraction(site: SiteStats) -> float:
+    if not site.units or site.dead_units is None:
+        return 0.0
+    return (site.dead_units + (site.suspect_units or 0)) / site.units
+
+
+def _flat_ends(now: Snapshot, limits: Limits) -> Why | None:
+    name, share = _worst(now, lambda site: 0.0 if gives_probabilities(site) else site.saturated_fraction or 0.0)
+    if share < limits.saturated_warning:
+        return None
+    return (
+        f"{share:.0%} of {name} lies on its flat ends",
+        ("cure the saturation first: standardize the inputs, use smaller weights", "lower the learning rate"),
+    )
+
+
+def _gentle_slopes(now: Snapshot, limits: Limits) -> Why | None:
+    gentle = [site.kind for _, site in in_order(now) if site.role == "activation" and site.kind in _SLOPES]
+    if not gentle:
+        return None
+    return (
+        f"{gentle[0]} has a slope of at most {_SLOPES[gentle[0]]}, which is lost at every layer",
+        ("use tanh, ReLU or GELU in hidden layers", "add residual connections or batch normalization"),
+    )
+
+
+def _cut_off(now: Snapshot, limits: Limits) -> Why:
+    sizes = [site.grad_rms for _, site in in_order(now) if site.grad_rms and not gives_probabilities(site)]
+    if sizes and min(sizes) < limits.underflow_rms:
+        return (
+            f"gradients of {min(sizes):.1e} are rounded to 0 on their way: the range of fp16 ends at 6e-8",
+            ("use a loss scaler (torch.amp.GradScaler) or bf16", "keep the weights in float32"),
+        )
+    return (
+        "the gradient is lost at one place: a layer that outputs a constant, or a detach() on the way",
+        ("look at the first layer from the loss whose gradient is 0", "remove detach() and no_grad() from the forward"),
+    )
