@@ -4,7 +4,7 @@ A bare and an observed copy of a model train side by side in one process, single
 busy machine slows both alike. Every variant runs in a fresh process. Ratios of medians of thread CPU time and of wall
 time; an A/A control tells how far they can be trusted. The number of recorded steps is asserted.
 
-    python benchmarks/overhead.py [--pairs N] [--models mlp,cnn,gpt]
+    python benchmarks/overhead.py [--pairs N] [--models mlp,cnn,gpt] [--variants TEXT]
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=0, help="steps of each copy; default: by model")
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--variants", default="", help="only variants that hold this text")
     parser.add_argument("--processes", type=int, default=3, help="repetitions; the median is shown")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "VARIANT", "PAIRS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -179,7 +180,7 @@ def main() -> None:
     print("| model | bare step | variant | CPU ratio | wall ratio | median step |\n|---|---:|---|---:|---:|---:|")
     for name in arguments.models.split(","):
         pairs = arguments.pairs or {"mlp": 1500, "cnn": 60, "gpt": 60}[name]
-        for variant in VARIANTS:
+        for variant in (v for v in VARIANTS if arguments.variants in v):
             command = [sys.executable, __file__, "--one", name, variant, str(pairs)]
             runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(arguments.processes)]
             row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}

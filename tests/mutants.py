@@ -122,7 +122,7 @@ MUTANTS = [
     Mutant(
         "copies of the model go on recording",
         "collect/scope.py",
-        "return Silent(do_nothing)",
+        "return contextlib.nullcontext().__exit__",
         "return Silent(self._call)",
         "test_untouched",
     ),

@@ -205,6 +205,7 @@ def test_an_attached_model_pickles_copies_and_saves_and_its_copies_record_nothin
         buffer = io.BytesIO()
         torch.save(model, buffer)
         buffer.seek(0)
+        assert b"actdiag" not in pickle.dumps(model), "a saved model must load where there is no actdiag"
         twins = [
             copy.deepcopy(model),
             pickle.loads(pickle.dumps(model)),

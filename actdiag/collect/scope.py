@@ -6,6 +6,7 @@ start again, so that the micro-batches of one step meet at the same sites.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -97,8 +98,8 @@ class ScopeHook:
 class Silent:
     """A hook that copies and pickles as a hook that does nothing.
 
-    A closure or a bound method would be deep-copied with the model and go on recording from the copy, or keep
-    the model from being saved.
+    A closure or a bound method would be deep-copied with the model and go on recording from the copy, or keep the
+    model from being saved. What it becomes is of the standard library, so that a saved model loads without actdiag.
     """
 
     def __init__(self, call: Callable[..., None]) -> None:
@@ -107,12 +108,8 @@ class Silent:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self._call(*args, **kwargs)
 
-    def __deepcopy__(self, memo: Any) -> Silent:
-        return Silent(do_nothing)
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return contextlib.nullcontext().__exit__
 
-    def __reduce__(self) -> tuple[type[Silent], tuple[Callable[..., None]]]:
-        return Silent, (do_nothing,)
-
-
-def do_nothing(*args: Any, **kwargs: Any) -> None:
-    """The inert hook of a copied or reloaded model."""
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
