@@ -19,9 +19,9 @@ def saturated_activation(history: Sequence[Snapshot], limits: Limits) -> Iterato
     Why: the slope there is below 6 % of its peak, so what lies before learns slowly. With large weights the
     gradient may even grow: saturation and vanishing are separate findings.
     Not a problem when: it is an output (sigmoid before a loss) or a gate (its output multiplies another tensor):
-    those saturate when they have decided, and are left alone. A late layer that comes to saturate alone, while
-    those before it do not, has usually decided too (a code, the last hidden layer): it is told as info, and as
-    a warning or error only if 95 % of it stay flat for six snapshots.
+    those saturate when they have decided, and are left alone. A hidden layer may decide too (a code, the last layers
+    of a long training): what came by training, with inputs in order and the first layer open, is told as info, and
+    as a warning or error only if 95 % of a layer stay flat for six snapshots.
     What to try: standardize the inputs; Xavier initialization (tanh gain 5/3); batch or layer normalization
     before the activation; a lower learning rate; ReLU or GELU.
     Source: measured, tanh 6 x 128 with eight gains: accuracy suffers from about 0.7 on; 0.97 after Karpathy,
@@ -30,13 +30,14 @@ def saturated_activation(history: Sequence[Snapshot], limits: Limits) -> Iterato
     recent = history[-limits.saturated_snapshots :]
     if len(recent) < limits.saturated_snapshots:
         return
-    hidden = _hidden(history[-1])
+    hidden = [layer for layer in _hidden(history[-1]) if layer.site.saturated_fraction is not None]
     lowest = {layer.name: _lowest(recent, layer.name) for layer in hidden}
     flat = [layer for layer in hidden if lowest[layer.name] >= limits.saturated_warning]
+    stuck = [layer for layer in flat if lowest[layer.name] >= limits.saturated_error]
+    everywhere = len(stuck) > 1 and stuck[0] is hidden[0]
     for layer in flat:
         severity: Severity = "error" if lowest[layer.name] >= limits.saturated_error else "warning"
-        alone = len(flat) == 1 and layer is not hidden[0]
-        decided = alone and not _imposed(layer, history, limits)
+        decided = not everywhere and not _imposed(layer, history, limits)
         if decided or is_idle(layer.site, history[-1]):
             severity = "info"
         yield _saturated(layer, severity, _cause(layer, history, limits, decided=decided))
@@ -66,8 +67,8 @@ def _lowest(snapshots: Sequence[Snapshot], name: str) -> float:
 
 
 def _imposed(layer: Layer, history: Sequence[Snapshot], limits: Limits) -> bool:
-    """Whether the saturation has not been learned: there from the start, or shut for long."""
-    if _lowest(history[:1], layer.name) >= limits.saturated_warning:
+    """Whether the saturation has not been learned: there from the start, due to the inputs, or shut for long."""
+    if _lowest(history[:1], layer.name) >= limits.saturated_warning or bad_input(history[-1], limits) is not None:
         return True
     longer = history[-limits.shut_snapshots :]
     return len(longer) == limits.shut_snapshots and _lowest(longer, layer.name) >= limits.shut_share
@@ -80,8 +81,8 @@ def _cause(layer: Layer, history: Sequence[Snapshot], limits: Limits, *, decided
     )
     if decided:
         return (
-            "only this layer saturates, and came to it by training: it may have decided, as codes and gates do",
-            ("watch whether the loss still falls", *smaller[1:], "lower the learning rate if it does not"),
+            "it came to this by training, while the first layers stay open: it may have decided, as codes do",
+            ("watch whether the loss still falls", "lower the learning rate if it does not", *smaller[1:]),
         )
     if (odd := bad_input(history[-1], limits)) is not None:
         return odd, ("standardize the inputs: subtract the mean, divide by the std", *smaller)
