@@ -112,3 +112,7 @@ def test_the_wheel_is_described_completely() -> None:
     assert f'version = "{actdiag.__version__}"' in version
     assert "Unreleased" in changelog
     assert (ROOT / "actdiag" / "py.typed").exists()
+
+
+def test_no_placeholder_is_left_in_the_readme() -> None:
+    assert not re.search(r"\{[a-z_]+\}", README)
