@@ -34,8 +34,9 @@ if __name__ == "__main__":
     logger = pl.loggers.CSVLogger(folder) if kind == "csv" else False
     data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.randint(0, 2, (64,)))
     trainer = pl.Trainer(
-        callbacks=[ActivationMonitor(log_every_n_steps=1, max_overhead=None)], logger=logger, strategy="ddp_fork", devices=2,
-        accelerator="cpu", max_epochs=1, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ActivationMonitor(log_every_n_steps=1, max_overhead=None)], logger=logger,
+        strategy="ddp_fork", devices=2, accelerator="cpu", max_epochs=1, enable_progress_bar=False,
+        enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=folder, log_every_n_steps=1,
     )
     trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=8))
