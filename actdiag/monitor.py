@@ -106,6 +106,9 @@ class _Driver:
         self._nested = 0
         self._closure = False
         self._step = 0
+        self._scaler: Any = session.options.grad_scaler
+        self._round: object = None
+        session.collector.on_forward = self._forward_begins
         self._handles: list[RemovableHandle] = []
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(Silent(self._before)))
@@ -127,12 +130,14 @@ class _Driver:
             self._session.guarded(self._read, optimizer)
 
     def _read(self, optimizer: Optimizer) -> None:
-        scaler = _scaler_above(sys._getframe(1)) if self._session.options.grad_scaler is None else None
-        scaler = scaler or self._session.options.grad_scaler
-        if scaler is not None:
+        known, scaler = self._scaler, self._scaler or _scaler_above(sys._getframe(1))
+        if scaler is not None and scaler.is_enabled():
+            self._scaler = scaler
             self._session.loss_scale = float(scaler.get_scale())
             # A fused optimizer divides by the scale itself, after this hook: what clipping did cannot be told.
             self._session.clip_known = getattr(optimizer, "grad_scale", None) is None
+            if known is None and self._session.loss_scale != getattr(scaler, "_init_scale", self._session.loss_scale):
+                self._session.postpone(self._step)  # it has skipped steps that were taken for this one
         self._session.before_update(self._alive(), optimizer)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -146,6 +151,13 @@ class _Driver:
         self._session.guarded(self._session.after_update, closure=self._closure)
         if optimizer is self._optimizers[0]():
             self._session.guarded(self._turn)
+
+    def _forward_begins(self) -> None:
+        """GradScaler.update() starts a new round; if none of our steps came in between, it has skipped one."""
+        now = getattr(self._scaler, "_per_optimizer_states", None)
+        if now is not None and self._round is not None and now is not self._round and self._inside is None:
+            self._session.guarded(self._session.restart_step)
+        self._round = now
 
     def manual_step(self) -> None:
         """The loop says that an update has been made."""
@@ -162,6 +174,7 @@ class _Driver:
 
     def begin(self) -> None:
         """The next step begins."""
+        self._round = None
         self._session.begin_step(self._step)
         if not self._optimizers:
             self._session.remember_weights()

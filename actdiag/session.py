@@ -94,6 +94,17 @@ class Session:
         if self.mode == "record":
             self._parameters.watch()
 
+    def restart_step(self) -> None:
+        """The step that is being observed was skipped by a loss scaler: what was seen of it does not count."""
+        self.collector.restart()
+        if self.mode == "record":
+            self._parameters.watch()
+
+    def postpone(self, step: int) -> None:
+        """What was seen of this step cannot be told from steps skipped before: record the next one instead."""
+        self.mode = "off"
+        self.schedule.record_at(step + 1)
+
     def pause(self) -> None:
         """Validation, or anything that is not training: no hook stays on."""
         self.collector.detach()

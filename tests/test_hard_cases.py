@@ -404,3 +404,32 @@ def test_one_sample_a_batch_is_not_taken_for_uncentered_inputs() -> None:
             model(torch.randn(1, 8)).square().mean().backward()
             optimizer.step()
     assert [f.rule for f in monitor.findings if f.rule == "off-center"] == []
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("overflow_at", [0, 2])
+def test_a_step_that_the_scaler_skips_is_not_merged_into_the_next(given: bool, overflow_at: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    options: dict[str, Any] = {"log_every_n_steps": 1, "max_overhead": None}
+    if given:
+        options["grad_scaler"] = scaler
+    seen = []
+    with Monitor(model, optimizer, **options) as monitor:
+        for iteration in range(5):
+            optimizer.zero_grad()
+            loss = model(torch.randn(6, 4)).square().mean()
+            scaler.scale(loss * (float("inf") if iteration == overflow_at else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            seen.append(monitor.latest)
+    told = monitor.snapshots
+    assert all(snapshot.sites["0"].samples == 6 for snapshot in told), "one batch a step, never two"
+    assert all(snapshot.sites["0"].grad_nonfinite == 0 for snapshot in told)
+    assert told[-1].step == 3 and told[-1].loss_scale == 512.0
+    if overflow_at == 0 and not given:
+        assert [snapshot.step for snapshot in told] == [1, 2, 3], "the first step cannot be told from the skipped one"
+    else:
+        assert [snapshot.step for snapshot in told] == [0, 1, 2, 3]

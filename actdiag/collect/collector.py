@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Collector:
         self.window = options.window_samples
         self.histograms = options.histograms
         self.gradients = options.gradients
+        self.on_forward: Callable[[], None] | None = None
         self._handles: list[RemovableHandle] = []
         self._mode: FunctionalMode | None = None
         self._generation = 0
@@ -155,6 +156,13 @@ class Collector:
                 site.forward_calls = 0
         self.attach()
 
+    def restart(self) -> None:
+        """What was added up since `arm` belongs to a step that was skipped: forget it, go on observing."""
+        self._generation += 1
+        self._squashed.clear()
+        for site in self.sites.values():
+            site.clear()
+
     def attach(self) -> None:
         """Put the hooks on the models, scopes first. Safe to call again after `detach`."""
         if self._handles:
@@ -178,6 +186,8 @@ class Collector:
         self._observed = {target.name for target in self.targets if target.facts is not None}
 
     def _enter(self) -> None:
+        if self.on_forward is not None:
+            self.on_forward()
         if self._options.functional and self._mode is None and not self._compiled:
             mode = FunctionalMode(self.scope, self._observed, self._own, listener=self)
             mode.__enter__()  # type: ignore[no-untyped-call]

@@ -98,6 +98,10 @@ class Schedule:
             return "record"
         return "watch" if watch else "off"
 
+    def record_at(self, step: int) -> None:
+        """Record this step, whatever the interval says."""
+        self._next["record"] = step
+
     def _due(self, mode: Literal["watch", "record"], step: int, configured: int) -> bool:
         if step < self._next[mode]:
             return False

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Sequence
 
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
-from actdiag.diagnose.rules.reading import Layer, bad_input, centering, is_idle, layers, percent, short
+from actdiag.diagnose.rules.reading import (
+    IDLE,
+    Layer,
+    Why,
+    bad_input,
+    centering,
+    is_idle,
+    layers,
+    percent,
+    short,
+)
 from actdiag.snapshot import SiteStats, Snapshot
 
 
@@ -37,10 +47,12 @@ def saturated_activation(history: Sequence[Snapshot], limits: Limits) -> Iterato
     everywhere = len(stuck) > 1 and stuck[0] is hidden[0]
     for layer in flat:
         severity: Severity = "error" if lowest[layer.name] >= limits.saturated_error else "warning"
-        decided = not everywhere and not _imposed(layer, history, limits)
-        if decided or is_idle(layer.site, history[-1]):
-            severity = "info"
-        yield _saturated(layer, severity, _cause(layer, history, limits, decided=decided))
+        if is_idle(layer.site, history[-1]):
+            yield _saturated(layer, "info", IDLE)
+        elif everywhere or _imposed(layer, history, limits):
+            yield _saturated(layer, severity, _cause(layer, history, limits))
+        else:
+            yield _saturated(layer, "info", _DECIDED)
 
 
 def _hidden(snapshot: Snapshot) -> list[Layer]:
@@ -74,16 +86,21 @@ def _imposed(layer: Layer, history: Sequence[Snapshot], limits: Limits) -> bool:
     return len(longer) == limits.shut_snapshots and _lowest(longer, layer.name) >= limits.shut_share
 
 
-def _cause(layer: Layer, history: Sequence[Snapshot], limits: Limits, *, decided: bool) -> tuple[str, tuple[str, ...]]:
+_DECIDED: Why = (
+    "it came to this by training, while the first layers stay open: it may have decided, as codes do",
+    (
+        "watch whether the loss still falls",
+        "lower the learning rate if it does not",
+        "put batch or layer normalization before the activation",
+    ),
+)
+
+
+def _cause(layer: Layer, history: Sequence[Snapshot], limits: Limits) -> Why:
     smaller = (
         f"use Xavier initialization{' with gain 5/3' if layer.site.kind == 'Tanh' else ''}",
         "put batch or layer normalization before the activation",
     )
-    if decided:
-        return (
-            "it came to this by training, while the first layers stay open: it may have decided, as codes do",
-            ("watch whether the loss still falls", "lower the learning rate if it does not", *smaller[1:]),
-        )
     if (odd := bad_input(history[-1], limits)) is not None:
         return odd, ("standardize the inputs: subtract the mean, divide by the std", *smaller)
     if _lowest(history[:1], layer.name) >= limits.saturated_warning:
@@ -94,7 +111,7 @@ def _cause(layer: Layer, history: Sequence[Snapshot], limits: Limits, *, decided
     )
 
 
-def _saturated(layer: Layer, severity: Severity, why: tuple[str, tuple[str, ...]]) -> Verdict:
+def _saturated(layer: Layer, severity: Severity, why: Why) -> Verdict:
     sites = [site for _, site in layer.calls]
     shares = {what: _share(sites, what) for what in ("saturated_fraction", "saturated_low", "saturated_high")}
     ends = [
@@ -102,13 +119,18 @@ def _saturated(layer: Layer, severity: Severity, why: tuple[str, tuple[str, ...]
         for what, end in (("saturated_low", "low"), ("saturated_high", "high"))
         if shares[what] is not None
     ]
+    where = f" ({', '.join(ends)})" if ends else ""
     return Verdict(
         rule="saturated-activation",
         severity=severity,
         layer=layer.name,
         message=f"{layer.name}: {percent(shares['saturated_fraction'] or 0)} of the {layer.site.kind} outputs lie on a "
-        f"flat end ({', '.join(ends) or 'which one is not known'})",
-        evidence={**shares, "gate_mean": _share(sites, "gate_mean"), "healthy": "at most 0.46"},
+        f"flat end{where}, where the slope is below 6% of its peak",
+        evidence={
+            **shares,
+            "gate_mean": _share(sites, "gate_mean"),
+            "healthy": "at most 0.25 at the start, 0.76 by training",
+        },
         cause=why[0],
         advice=why[1],
         source="Measured gain sweep; threshold after Karpathy, makemore part 3; Glorot & Bengio 2010.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.flow import Flow, flow
-from actdiag.diagnose.rules.reading import looped
+from actdiag.diagnose.rules.reading import Why, looped
 from actdiag.diagnose.rules.vanishing import blocked_output, why_vanishing
 from actdiag.snapshot import Snapshot
 
@@ -75,9 +75,7 @@ def _how_faint(ratios: Sequence[float | None], limits: Limits) -> Severity | Non
     return "warning" if below(limits.vanishing_warning, limits.vanishing_weak_snapshots) else None
 
 
-def _vanishing(
-    severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: tuple[str, tuple[str, ...]]
-) -> Verdict:
+def _vanishing(severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: Why) -> Verdict:
     return Verdict(
         rule="vanishing-gradient",
         severity=severity,
@@ -187,9 +185,7 @@ def _largest_gradient(snapshot: Snapshot) -> str | None:
     return max(norms, key=lambda name: norms[name] or 0.0, default=None)
 
 
-def _exploding(
-    severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: tuple[str, tuple[str, ...]]
-) -> Verdict:
+def _exploding(severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: Why) -> Verdict:
     return Verdict(
         rule="exploding-gradient",
         severity=severity,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from actdiag.diagnose.finding import Verdict
 from actdiag.diagnose.limits import Limits
-from actdiag.diagnose.rules.reading import Named, in_order, module_of
+from actdiag.diagnose.rules.reading import Named, Why, in_order, module_of
 from actdiag.snapshot import SiteStats, Snapshot
 
 SOURCE = "Definition; naming the producer: Hugging Face DebugUnderflowOverflow, pytorch/pytorch#182156."
@@ -57,7 +57,7 @@ def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
     )
 
 
-def _why_forward(name: str, site: SiteStats, now: Snapshot) -> tuple[str, tuple[str, ...]]:
+def _why_forward(name: str, site: SiteStats, now: Snapshot) -> Why:
     if site.role == "input":
         return (
             "the data that enter the network already hold NaN or infinity",

@@ -11,6 +11,13 @@ from actdiag.diagnose.limits import Limits
 from actdiag.snapshot import SiteStats, Snapshot
 
 Named = tuple[str, SiteStats]
+Why = tuple[str, tuple[str, ...]]
+"""A likely cause, and what to try, the most promising first."""
+
+IDLE: Why = (
+    "nothing up to this layer is trained in this run (frozen or detached): it came this way",
+    ("leave it as it is, or unfreeze the layers before it",),
+)
 
 
 class Layer(NamedTuple):

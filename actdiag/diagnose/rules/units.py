@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
-from actdiag.diagnose.rules.reading import Layer, bad_input, is_idle, layers, percent
+from actdiag.diagnose.rules.reading import IDLE, Layer, Why, bad_input, is_idle, layers, percent
 from actdiag.snapshot import UNIT_STATES, SiteStats, Snapshot
 
 SOURCE = (
@@ -55,9 +55,11 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
         if evidence is None:
             continue
         severity = _severity(layer.site, evidence, limits)
-        if severity is not None and is_idle(layer.site, now):
-            severity = "info"
-        if severity is not None:
+        if severity is None:
+            continue
+        if is_idle(layer.site, now):
+            yield _verdict(layer, evidence, "info", IDLE)
+        else:
             yield _verdict(layer, evidence, severity, _cause(layer, evidence, history, limits))
 
 
@@ -113,9 +115,7 @@ def _is_pinned(site: SiteStats, limits: Limits, *, narrow: bool) -> bool:
     return at_one_end or (site.mean_energy or 0) >= limits.pinned_mean_energy
 
 
-def _cause(
-    layer: Layer, evidence: Evidence, history: Sequence[Snapshot], limits: Limits
-) -> tuple[str, tuple[str, ...]]:
+def _cause(layer: Layer, evidence: Evidence, history: Sequence[Snapshot], limits: Limits) -> Why:
     site = layer.site
     if (odd := bad_input(history[-1], limits)) is not None:
         return odd, ("standardize the inputs: subtract the mean, divide by the std", "lower the learning rate")
@@ -168,7 +168,7 @@ def _silent(site: SiteStats) -> int:
     return (site.dead_units or 0) + (site.suspect_units or 0)
 
 
-def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: tuple[str, tuple[str, ...]]) -> Verdict:
+def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why) -> Verdict:
     return Verdict(
         rule="dead-units",
         severity=severity,

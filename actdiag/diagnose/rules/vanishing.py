@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.flow import flow, gives_probabilities, per_sample
-from actdiag.diagnose.rules.reading import in_order
+from actdiag.diagnose.rules.reading import Why, bad_input, in_order, percent
 from actdiag.snapshot import SiteStats, Snapshot
-
-Why = tuple[str, tuple[str, ...]]
 
 _SLOPES = {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}
 
@@ -67,10 +66,13 @@ def _silent_units(now: Snapshot, limits: Limits) -> Why | None:
     name, share = _worst(now, _silent_fraction)
     if share < limits.dead_error:
         return None
+    scale = () if bad_input(now, limits) is None else ("standardize the inputs",)
     return (
-        f"{share:.0%} of the units of {name} are dead or silent and pass no gradient",
+        f"{percent(share)} of the units of {name} are dead or silent and pass no gradient",
         (
-            "cure the dead units first: lower the learning rate or warm it up",
+            f"cure the dead units first: see the finding dead-units of {name}",
+            *scale,
+            "lower the learning rate or warm it up",
             "restart from a checkpoint before they died",
         ),
     )
@@ -87,7 +89,7 @@ def _flat_ends(now: Snapshot, limits: Limits) -> Why | None:
     if share < limits.saturated_warning:
         return None
     return (
-        f"{share:.0%} of {name} lies on its flat ends",
+        f"{percent(share)} of {name} lies on its flat ends",
         ("cure the saturation first: standardize the inputs, use smaller weights", "lower the learning rate"),
     )
 
@@ -106,10 +108,17 @@ def _cut_off(now: Snapshot, limits: Limits) -> Why:
     sizes = [site.grad_rms for _, site in in_order(now) if site.grad_rms and not gives_probabilities(site)]
     if sizes and min(sizes) < limits.underflow_rms:
         return (
-            f"gradients of {min(sizes):.1e} are rounded to 0 on their way: the range of fp16 ends at 6e-8",
+            f"gradients of {min(sizes):.1e} are rounded to 0 on their way: fp16 holds nothing below 6e-8",
             ("use a loss scaler (torch.amp.GradScaler) or bf16", "keep the weights in float32"),
         )
     return (
-        "the gradient is lost at one place: a layer that outputs a constant, or a detach() on the way",
-        ("look at the first layer from the loss whose gradient is 0", "remove detach() and no_grad() from the forward"),
+        f"the gradient is lost at one place{_lost_at(now)}: something there outputs a constant, or is detached",
+        ("look at what the forward does at this place", "remove detach() and no_grad() from the forward"),
     )
+
+
+def _lost_at(now: Snapshot) -> str:
+    """Between which sites the gradient, on its way back, becomes exactly 0."""
+    known = [(name, norm) for name, site in in_order(now) if (norm := per_sample(site)) is not None]
+    lost = [(a, b) for (a, below), (b, above) in pairwise(known) if below == 0 < above]
+    return f", between {lost[-1][1]} and {lost[-1][0]}" if lost else ""
