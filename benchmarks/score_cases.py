@@ -62,8 +62,8 @@ def main() -> None:
     """A line for each program, and the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
-    parser.add_argument("--seed", default="0")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--seed", default=os.environ.get("CASE_SEED", "0"), help="default: CASE_SEED, else 0")
+    parser.add_argument("--only", default="", metavar="NAME", help="programs whose name contains this")
     arguments = parser.parse_args()
     os.environ["CASE_SEED"] = arguments.seed
     logging.disable(logging.CRITICAL)

@@ -61,10 +61,23 @@ def assert_can_be_acted_on(slug: str, verdict: Verdict) -> None:
         assert not advice.endswith(".")
 
 
-IMPERATIVES = set(
-    "add center check clip compute cure guard initialize keep leave let look lower put remove restart return shorten "
-    "standardize subtract try use watch go".split()
-)
+IMPERATIVES = {
+    *("add", "center", "check", "clip", "compute", "cure", "go", "guard", "initialize", "keep", "leave", "let", "look"),
+    *(
+        "lower",
+        "put",
+        "record",
+        "remove",
+        "restart",
+        "return",
+        "shorten",
+        "standardize",
+        "subtract",
+        "try",
+        "use",
+        "watch",
+    ),
+}
 
 
 def grow(first: float, last: float, **values: Any) -> dict[str, SiteStats]:
@@ -181,7 +194,22 @@ def test_non_finite_inputs_and_weights_are_told_as_the_cause() -> None:
     assert verdict.layer == "fc0" and "data" in verdict.cause
     broken = {"fc0.weight": ParameterStats(state="trained", weight_norm=INF)}
     verdict = one("non-finite", snapshot({"fc0#1": site("Linear", "layer", nonfinite=9)}, parameters=broken))
-    assert "fc0.weight" in verdict.cause and "checkpoint" in verdict.advice[0]
+    assert "fc0.weight are not finite: an update broke" in verdict.cause and "before this step" in verdict.advice[0]
+
+
+def test_weights_that_broke_between_two_snapshots_are_told_with_the_last_healthy_step() -> None:
+    def at(step: int, *norms: float) -> Snapshot:
+        parameters = {f"fc{i}.weight": ParameterStats(state="trained", weight_norm=n) for i, n in enumerate(norms)}
+        bad = 9 if INF in norms else 0
+        return snapshot(
+            {f"fc{i}": site("Linear", "layer", nonfinite=bad) for i in range(3)}, step, parameters=parameters
+        )
+
+    verdict = one("non-finite", at(40, 1.0, 1.0, 1.0), at(50, INF, INF, INF))
+    assert "fc0.weight and 2 other parameters are not finite: an update after step 40" in verdict.cause
+    assert "of step 40 or before" in verdict.advice[0] and "log_every_n_steps=1" in verdict.advice[1]
+    single = one("non-finite", at(40, 1.0, 1.0, 1.0), at(50, INF, 1.0, 1.0))
+    assert "fc0.weight are not finite: an update after step 40" in single.cause and len(single.advice) == 3
 
 
 BACKWARD = {"a": site(grad_nonfinite=9), "b": site(grad_nonfinite=3), "c": site(grad_nonfinite=0, grad_rms=1.0)}
@@ -478,7 +506,7 @@ def test_a_gradient_that_grows_through_the_depth_is_told_at_once() -> None:
     assert judge("exploding-gradient", snapshot(grow(5e-2, 1e-3))) == []
     assert one("exploding-gradient", snapshot(grow(0.2, 1e-3))).severity == "warning"
     verdict = one("exploding-gradient", snapshot(grow(1e3, 1e-3)))
-    assert verdict.severity == "error" and verdict.layer == "act0" and "1e+06 times" in verdict.message
+    assert verdict.severity == "error" and verdict.layer == "act0" and "5.69e+05 times" in verdict.message
     assert "weights are too large" in verdict.cause
 
 

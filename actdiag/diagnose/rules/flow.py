@@ -5,35 +5,39 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from actdiag.diagnose.rules.reading import in_order, looped, module_of
 from actdiag.snapshot import SiteStats, Snapshot
 
 _MIN_SITES = 4
+_TWICE = 2.0
 _PROBABILITIES = frozenset({"Softmax", "Softmax2d", "Softmin"})
 
 
 class Flow(NamedTuple):
-    """Gradient per sample at the early sites, at the last site, and the largest anywhere.
+    """Gradient per sample at the early sites, at the late ones, and the largest anywhere.
 
-    `falls` tells that it never grows towards the loss: the median of each quarter of the sites is at least that of
-    the next, and the last at least that of the last site.
+    Early is the median of the first quarter of the sites, late that of the last quarter or the last site, whichever
+    is less. `grows` tells that it gets larger all the way back: the median of each quarter is at least that of the
+    next, and the first at least twice the third. A last site that is merely faint by itself (a side head of small
+    weight) is not that.
     """
 
     early: float
-    last: float
+    late: float
     largest: float
     first_name: str
-    falls: bool
+    grows: bool
 
 
 def flow(snapshot: Snapshot) -> Flow | None:
     """How much gradient arrives where; None with fewer than four sites that have a gradient.
 
     Per sample: grad_rms · sqrt(elements per sample), so that a wide or spatial layer compares with a narrow one.
-    Early is the median over the first quarter of the sites in execution order. What turns scores into
-    probabilities is left out: the gradient of the loss by a probability (1/p) says nothing about the layers.
+    What turns scores into probabilities is left out: the gradient of the loss by a probability (1/p) says nothing
+    about the layers.
     """
     norms = [
         (name, norm)
@@ -46,10 +50,10 @@ def flow(snapshot: Snapshot) -> Flow | None:
     quarters = _medians(values)
     return Flow(
         early=quarters[0],
-        last=values[-1],
+        late=min(quarters[-1], values[-1]),
         largest=max(values),
         first_name=_name(norms[0][0], snapshot),
-        falls=all(a >= b for a, b in zip(quarters, [*quarters[1:], values[-1]], strict=True)),
+        grows=all(a >= b for a, b in pairwise(quarters)) and quarters[0] >= _TWICE * quarters[2],
     )
 
 

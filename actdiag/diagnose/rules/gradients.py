@@ -26,7 +26,7 @@ def vanishing_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     What: gradient per sample at the first quarter of the sites, over the largest at any site, below 1e-4 in two
     snapshots in a row (error) or below 1e-3 in three (warning). Measured on activations, not on weights: the ratio
     of weight gradients is 0.82 in a network whose activation gradients shrink by 3e-9, and 0.12 in a healthy one.
-    Also an error: an output activation that has not let through any gradient since the first snapshot.
+    An output activation that has let through no gradient since the first snapshot is an error as well.
     Why: the early layers do not learn; the network trains on random features, or not at all.
     Not a problem when: the loss has converged and all gradients are tiny together (the ratio does not move); the
     first steps of zero-initialized residual branches; a softmax or sigmoid at the output that is sure of itself
@@ -92,7 +92,7 @@ def exploding_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     """The gradient grows on its way back, or from one snapshot to the next.
 
     What: gradient per sample at the first quarter of the sites above 100 times (warning) or 1,000 times (error)
-    that of the last site, growing all the way; or a total gradient norm, after clipping, above 100 times the median
+    that of the last ones, growing all the way; or a total gradient norm, after clipping, above 100 times the median
     of the snapshots before and 10 times the largest of them (error if it happens twice in a row).
     Why: one such update can undo the training, or end it in NaN.
     Not a problem when: the loss is summed instead of averaged, or its unit is small: absolute norms of healthy
@@ -103,13 +103,13 @@ def exploding_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     Source: Pascanu et al. 2013; Glorot & Bengio 2010; healthy range measured: up to 10 through the depth.
     """
     f = flow(history[-1])
-    if f is not None and f.falls and f.last > 0 and f.early / f.last > limits.exploding_warning:
+    if f is not None and f.grows and f.late > 0 and f.early / f.late > limits.exploding_warning:
         yield _through_depth(f, history[-1], limits)
     yield from _through_time(history, limits)
 
 
 def _through_depth(f: Flow, now: Snapshot, limits: Limits) -> Verdict:
-    ratio = f.early / f.last
+    ratio = f.early / f.late
     if f.first_name in looped(now):
         cause = "the same weights are applied at every time step, and each step back multiplies the gradient"
         advice: tuple[str, ...] = (
@@ -127,8 +127,8 @@ def _through_depth(f: Flow, now: Snapshot, limits: Limits) -> Verdict:
     return _exploding(
         "error" if ratio > limits.exploding_error else "warning",
         layer=f.first_name,
-        message=f"{f.first_name}: the gradient grows {ratio:.3g} times on its way from the last layer to the first",
-        evidence={"early": f.early, "last": f.last, "ratio": ratio, "healthy": "below 10"},
+        message=f"{f.first_name}: the gradient grows {ratio:.3g} times on its way from the last layers to the first",
+        evidence={"early": f.early, "late": f.late, "ratio": ratio, "healthy": "below 10"},
         why=(cause, advice),
     )
 

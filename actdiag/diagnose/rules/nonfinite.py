@@ -34,7 +34,7 @@ def non_finite(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     ordered = in_order(now)
     for name, site in ordered:
         if site.nonfinite:
-            yield _forward(name, site, now)
+            yield _forward(name, site, history)
             return
     for named in reversed(ordered):
         if named[1].grad_nonfinite:
@@ -43,8 +43,8 @@ def non_finite(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     yield from _parameters(now)
 
 
-def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
-    cause, advice = _why_forward(name, site, now)
+def _forward(name: str, site: SiteStats, history: Sequence[Snapshot]) -> Verdict:
+    cause, advice = _why_forward(name, site, history)
     return Verdict(
         rule="non-finite",
         severity="error",
@@ -57,21 +57,14 @@ def _forward(name: str, site: SiteStats, now: Snapshot) -> Verdict:
     )
 
 
-def _why_forward(name: str, site: SiteStats, now: Snapshot) -> Why:
+def _why_forward(name: str, site: SiteStats, history: Sequence[Snapshot]) -> Why:
     if site.role == "input":
         return (
             "the data that enter the network already hold NaN or infinity",
             ("check the input pipeline for missing values, division by a zero std and bad files",),
         )
-    if (broken := _broken_weights(module_of(name), now)) is not None:
-        return (
-            f"the weights {broken} are not finite: an update before this step broke them",
-            (
-                "go back to a checkpoint before this step",
-                "look for a batch with NaN, infinite or huge values",
-                "lower the learning rate or clip gradients",
-            ),
-        )
+    if (broken := _broken_weights(history[-1])) and any(_module_of_parameter(p) == module_of(name) for p in broken):
+        return _why_broken(broken, history)
     return (
         f"{site.kind} turned finite values into non-finite ones: overflow, log of 0, or division by 0",
         (
@@ -82,11 +75,29 @@ def _why_forward(name: str, site: SiteStats, now: Snapshot) -> Why:
     )
 
 
-def _broken_weights(module: str, now: Snapshot) -> str | None:
-    for name, parameter in now.parameters.items():
-        if name.rpartition(".")[0] == module and _is_broken(parameter.weight_norm):
-            return name
-    return None
+def _broken_weights(now: Snapshot) -> list[str]:
+    return [name for name, parameter in now.parameters.items() if _is_broken(parameter.weight_norm)]
+
+
+def _module_of_parameter(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _why_broken(broken: list[str], history: Sequence[Snapshot]) -> Why:
+    """One broken weight is where it began; of many, an update since the last healthy snapshot has spread it."""
+    healthy = next((s.step for s in reversed(history) if not _broken_weights(s)), None)
+    since = "" if healthy is None else f" after step {healthy}"
+    which = broken[0] if len(broken) == 1 else f"{broken[0]} and {len(broken) - 1} other parameters"
+    zoom = f"record every step (log_every_n_steps=1) from step {healthy or 0} on to see the layer where it begins"
+    return (
+        f"the weights {which} are not finite: an update{since} broke them",
+        (
+            f"go back to a checkpoint {'before this step' if healthy is None else f'of step {healthy} or before'}",
+            *(() if len(broken) == 1 else (zoom,)),
+            "look for a batch with NaN, infinite or huge values",
+            "lower the learning rate or clip gradients",
+        ),
+    )
 
 
 def _is_broken(norm: float | None) -> bool:
@@ -161,7 +172,7 @@ def _parameter(broken: list[str], what: str, now: Snapshot) -> Verdict:
     found = Verdict(
         rule="non-finite",
         severity="error",
-        layer=broken[-1].rpartition(".")[0],
+        layer=_module_of_parameter(broken[-1]),
         message=f"{broken[-1]}: its {what} NaN or infinity{others} while every observed activation is finite",
         evidence={"parameters": broken[-_NAMED:], "loss_scale": now.loss_scale, "healthy": 0},
         cause="a sum over the batch overflowed, or an earlier update was not finite",
