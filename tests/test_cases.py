@@ -144,6 +144,7 @@ def programs() -> list[ParameterSet]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore")  # the programs are not ours: some leave files open
 @pytest.mark.parametrize("name,seed", programs())
 def test_a_program_is_told_by_its_fault_or_left_alone(name: str, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASE_SEED", seed)
