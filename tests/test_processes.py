@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -51,7 +52,8 @@ def test_two_ranks_train_to_the_end_and_one_writes(tmp_path: Path, kind: str) ->
     folder = tmp_path / "out"
     folder.mkdir()
     command = [sys.executable, str(script), str(folder), kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert len(list(folder.rglob("*tfevents*"))) == 1
     (run,) = read_runs(folder)

@@ -59,6 +59,7 @@ class Limits:
 
     exploding_warning: float = 1e2
     exploding_error: float = 1e3
+    exploding_last: float = 10.0
     """Gradient at the early sites over that at the late ones; healthy up to 10, faults 110 to 6e5."""
     exploding_jump: float = 100.0
     exploding_record: float = 10.0

@@ -27,6 +27,7 @@ class Flow(NamedTuple):
 
     early: float
     late: float
+    last: float
     largest: float
     first_name: str
     grows: bool
@@ -51,6 +52,7 @@ def flow(snapshot: Snapshot) -> Flow | None:
     return Flow(
         early=quarters[0],
         late=min(quarters[-1], values[-1]),
+        last=values[-1],
         largest=max(values),
         first_name=_name(norms[0][0], snapshot),
         grows=all(a >= b for a, b in pairwise(quarters)) and quarters[0] >= _TWICE * quarters[2],

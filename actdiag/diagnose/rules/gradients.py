@@ -103,9 +103,16 @@ def exploding_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[
     Source: Pascanu et al. 2013; Glorot & Bengio 2010; healthy range measured: up to 10 through the depth.
     """
     f = flow(history[-1])
-    if f is not None and f.grows and f.late > 0 and f.early / f.late > limits.exploding_warning:
+    if f is not None and _explodes(f, limits):
         yield _through_depth(f, history[-1], limits)
     yield from _through_time(history, limits)
+
+
+def _explodes(f: Flow, limits: Limits) -> bool:
+    """Late sites may be faint by themselves (experts with a few easy samples), the last site alone decides little."""
+    if not f.grows or f.late <= 0:
+        return False
+    return f.early > limits.exploding_warning * f.late and f.early > limits.exploding_last * f.last
 
 
 def _through_depth(f: Flow, now: Snapshot, limits: Limits) -> Verdict:
