@@ -369,6 +369,7 @@ def test_saturation_in_all_layers_is_told_at_once_and_in_one_layer_as_info() -> 
     calm = net(0.1, 0.1, 0.1)
     assert severities(calm, net(0.9, 0.9, 0.9), net(0.9, 0.8, 0.9)) == dict.fromkeys(("act0", "act1", "act2"), "error")
     assert severities(calm, net(0.1, 0.1, 0.9), net(0.1, 0.1, 0.9)) == {"act2": "info"}
+    assert severities(net(0.1), net(0.8), net(0.8)) == {"act0": "info"}
     assert severities(calm, net(0.1, 0.6, 0.9), net(0.1, 0.6, 0.9)) == {"act1": "info", "act2": "info"}
     assert severities(calm, net(0.55, 0.1, 0.6), net(0.55, 0.1, 0.6)) == {"act0": "info", "act2": "info"}
 
@@ -513,6 +514,21 @@ def test_a_gradient_that_grows_through_the_depth_is_told_at_once() -> None:
 def test_a_last_head_of_small_weight_is_not_an_explosion() -> None:
     assert judge("exploding-gradient", snapshot({**grow(1e-3, 1e-3), "side": site(grad_rms=1e-9)})) == []
     assert judge("exploding-gradient", snapshot({**grow(1e-3, 2e-3), "side": site(grad_rms=1e-9)})) == []
+
+
+def test_experts_that_have_little_to_learn_are_not_an_explosion() -> None:
+    experts = {f"expert{i}": site(grad_rms=1e-7, n=640, samples=10) for i in range(4)}
+    assert judge("exploding-gradient", snapshot({**grow(4e-3, 1e-3), **experts, "head": site(grad_rms=1e-3)})) == []
+
+
+def test_a_gradient_that_rises_and_falls_over_the_depth_does_not_explode() -> None:
+    sizes = (1.0, 1.0, 1e-3, 1e-3, 1e-1, 1e-1, 1e-3, 1e-3)
+    assert judge("exploding-gradient", snapshot({f"act{i}": site(grad_rms=g) for i, g in enumerate(sizes)})) == []
+
+
+def test_growth_is_measured_from_where_the_late_layers_are_faintest() -> None:
+    head = {"head": site("Linear", "layer", grad_rms=2e-2)}
+    assert one("exploding-gradient", snapshot({**grow(2.0, 1e-3), **head})).evidence["ratio"] > 400
 
 
 def test_an_explosion_through_time_has_its_own_advice() -> None:

@@ -79,11 +79,13 @@ def _lowest(snapshots: Sequence[Snapshot], name: str) -> float:
 
 
 def _imposed(layer: Layer, history: Sequence[Snapshot], limits: Limits) -> bool:
-    """Whether the saturation has not been learned: there from the start, due to the inputs, or shut for long."""
+    """Whether the saturation has not been learned: there from the start, due to the inputs, or shut for long.
+
+    A history that is too short for the last holds the start, where the layer was open.
+    """
     if _lowest(history[:1], layer.name) >= limits.saturated_warning or bad_input(history[-1], limits) is not None:
         return True
-    longer = history[-limits.shut_snapshots :]
-    return len(longer) == limits.shut_snapshots and _lowest(longer, layer.name) >= limits.shut_share
+    return _lowest(history[-limits.shut_snapshots :], layer.name) >= limits.shut_share
 
 
 _DECIDED: Why = (
