@@ -80,8 +80,9 @@ def _mapping(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "a mapping from module class or function to ActivationFacts"
 
 
-def _anything(value: Any) -> str | None:
-    return None
+def _scaler(value: Any) -> str | None:
+    ok = value is None or all(callable(getattr(value, name, None)) for name in ("get_scale", "is_enabled"))
+    return None if ok else "None or a torch.amp.GradScaler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ class Options:
     )
     unit_dims: Mapping[str, int] = _option({}, "name pattern -> dimension that counts the units", _unit_dims)
     activations: Mapping[Any, Any] = _option({}, "facts about your own activation classes and functions", _mapping)
-    grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _anything)
+    grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _scaler)
     ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", _globs)
     on_finding: Callable[[Any], object] | None = _option(None, "called once with each new Finding", _callable_or_none)
     raise_on: str | None = _option(

@@ -68,6 +68,7 @@ class Session:
         self.loss_scale: float | None = None
         self.clip_known = True
         self._covered = False
+        self._stepped = False
 
     def guarded(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a piece of work; on an exception switch the session off with one warning. FindingError passes."""
@@ -103,6 +104,7 @@ class Session:
     def postpone(self, step: int) -> None:
         """What was seen of this step cannot be told from steps skipped before: record the next one instead."""
         self.mode = "off"
+        self._parameters.release()
         self.schedule.record_at(step + 1)
 
     def pause(self) -> None:
@@ -140,7 +142,7 @@ class Session:
 
     def end_step(self, step: int) -> Snapshot | None:
         """The step is over: take the hooks off; on a recorded step read, judge and write."""
-        mode, self.mode = self.mode, "off"
+        mode, self.mode, self._stepped = self.mode, "off", True
         self.collector.disarm()
         snapshot = None
         if mode == "record":
@@ -258,7 +260,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        if self.latest is None and self.collector.sites:
+        if not self._stepped and self.collector.sites:
             logger.warning(
                 "actdiag: the model ran, but no step of the optimizer was seen, so nothing was recorded. Is it the "
                 "optimizer that trains this model? Without one, call monitor.step() after each update."

@@ -433,3 +433,50 @@ def test_a_step_that_the_scaler_skips_is_not_merged_into_the_next(given: bool, o
         assert [snapshot.step for snapshot in told] == [1, 2, 3], "the first step cannot be told from the skipped one"
     else:
         assert [snapshot.step for snapshot in told] == [0, 1, 2, 3]
+
+
+def test_an_output_that_raises_when_it_is_looked_into_does_not_reach_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    class Lazy(dict):  # type: ignore[type-arg]
+        def values(self) -> Any:
+            raise RuntimeError("not to be looked into")
+
+    class Endless(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            loop: list[Any] = []
+            loop.append(loop)
+            return loop
+
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return Lazy(out=x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.odd, self.endless = nn.Linear(4, 4), Odd(), Endless()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.fc(x)
+            self.endless(x)
+            return self.odd(x)["out"]
+
+    assert "fc" in observe(Net(), torch.randn(3, 4)).sites
+    assert "observing odd failed" in caplog.text and "observing endless failed" in caplog.text
+
+
+def test_what_is_no_scaler_is_refused_at_construction() -> None:
+    with pytest.raises(ConfigError, match="grad_scaler"):
+        Monitor(nn.Linear(2, 2), grad_scaler=3)
+
+
+def test_a_postponed_last_step_leaves_no_hook_on_a_parameter() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Monitor(model, optimizer, end_step=1, max_overhead=None):
+        for factor in (float("inf"), 1.0):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.randn(3, 4)).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not any(getattr(p, "_post_accumulate_grad_hooks", None) for p in model.parameters())

@@ -85,3 +85,34 @@ def test_the_reductions_run_on_a_fake_accelerator_where_every_read_raises(device
                     evidence.observe(count_open(units, facts), units.samples, 0)
                 measure_gradient(x)
                 count_octaves(x)
+
+
+def test_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    from actdiag.collect.readout import Readout
+
+    fetches: list[int] = []
+    fetch = Readout.fetch
+
+    def counted(self: Readout) -> object:
+        fetches.append(len(self._waiting))
+        return fetch(self)
+
+    monkeypatch.setattr(Readout, "fetch", counted)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=3, watch_every_n_steps=1, max_overhead=None):
+        for _ in range(7):
+            model(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+    assert fetches == [1, 1, 1], "one copy, of one device, for each of the three recorded steps"
+
+
+def test_the_overhead_is_that_of_the_recorded_step_before() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=20, watch_every_n_steps=20, max_overhead=None) as monitor:
+        for _ in range(61):
+            model(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+    told = [snapshot.overhead_ms for snapshot in monitor.snapshots]
+    assert told[:2] == [None, None] and all(value is not None and value >= 0 for value in told[2:])

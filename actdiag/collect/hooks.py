@@ -67,11 +67,11 @@ class Probe:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Forward pre-hook of an in-place activation whose gate needs the input."""
-        self._guard(self._read_early, module, first_tensor((args, kwargs)))
+        self._guard(self._read_early, module, (args, kwargs))
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Forward hook."""
-        self._guard(self._observe, module, first_tensor((args, kwargs)), first_tensor(output))
+        self._guard(self._observe, module, (args, kwargs), output)
 
     def _guard(self, work: Callable[..., None], *args: Any) -> None:
         if not self._on or untraceable():
@@ -87,17 +87,19 @@ class Probe:
         index = self._recorder.next_call(t.name)
         return self._recorder.site(t.name, index, kind=t.kind, role=t.role, facts=t.facts)
 
-    def _read_early(self, module: nn.Module, x: Tensor | None) -> None:
+    def _read_early(self, module: nn.Module, given: Any) -> None:
         self._early = None
         if not self._recorder.wants(self.target.name):
             return
+        x = first_tensor(given)
         self._early = self._site()
         if x is not None and refusal(x) is None and counts(self._early, self._recorder):
             read_gate(self._early, self._recorder, x, self._recorder.unit_dim(self.target.name, module, x))
 
-    def _observe(self, module: nn.Module, x: Tensor | None, out: Tensor | None) -> None:
+    def _observe(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._recorder.wants(self.target.name):
             return
+        x, out = first_tensor(given), first_tensor(output)
         site, self._early = self._early or self._site(), None
         late = not (self.target.facts and self.target.facts.reads == "input" and getattr(module, "inplace", False))
         observe(site, self._recorder, out, module=module, read=x if late else None)

@@ -17,5 +17,3 @@ HISTOGRAM_KINDS = {"activation": "histogram", "gradient": "grad_histogram"}
 
 NO_INT = -1
 """Stands for None among counts; NaN stands for it among floats (a Snapshot holds no NaN)."""
-NO_TOP = -(2**15)
-"""Stands for a histogram that is None."""
