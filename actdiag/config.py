@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-__all__ = ["ConfigError", "Options", "build_options"]
+__all__ = ["ConfigError", "Options", "build_options", "changed_options"]
 
 SEVERITIES = ("info", "warning", "error")
 
@@ -85,6 +86,11 @@ def _scaler(value: Any) -> str | None:
     return None if ok else "None or a torch.amp.GradScaler"
 
 
+def _prefix(value: Any) -> str | None:
+    ok = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]*", value) is not None
+    return None if ok else "letters, digits, '_', '-' and '.' such as 'gan_d', or '' for none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What can be set, the same through every door. Each field carries its unit, meaning and check."""
@@ -135,6 +141,12 @@ class Options:
         "stock TensorBoard scalars per layer: 'summary' at most 12 layers a metric, 'full' every layer",
         _one_of("summary", "full"),
     )
+    prefix: str = _option(
+        "",
+        "name of this monitor beside others of the same run, before its tags: '<prefix>.actdiag/...'; a model and a "
+        "logger have one monitor a prefix",
+        _prefix,
+    )
     unit_dims: Mapping[str, int] = _option({}, "name pattern -> dimension that counts the units", _unit_dims)
     activations: Mapping[Any, Any] = _option({}, "facts about your own activation classes and functions", _mapping)
     grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _scaler)
@@ -177,3 +189,20 @@ def build_options(given: Mapping[str, Any]) -> Options:
             hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(sorted(known))}"
             raise ConfigError(f"unknown option {name!r}{hint}")
     return Options(**given)
+
+
+def changed_options(options: Options) -> dict[str, Any]:
+    """The options that are not at their defaults, spelled as in every process: functions by name, not by address."""
+    plain = Options()
+    values = {spec.name: getattr(options, spec.name) for spec in fields(Options)}
+    return {name: _spelled(value) for name, value in values.items() if value != getattr(plain, name)}
+
+
+def _spelled(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(_spelled(key)): _spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(item) for item in value]
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from actdiag.config import ConfigError, Options, build_options
+from actdiag.config import ConfigError, Options, build_options, changed_options
 from actdiag.diagnose.finding import Finding
+from actdiag.loggers import logged_step, trainer_writers
+from actdiag.outlet import Outlet
 from actdiag.report.run import Run
 from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
-from actdiag.write.protocol import Writer
-from actdiag.write.tensorboard import TensorBoardWriter, refuse_foreign, tensorboard_like
+
+__all__ = ["ActivationMonitor", "logged_step"]
 
 logger = logging.getLogger("actdiag")
-
 
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
@@ -49,12 +51,17 @@ class _Hooks:
     """
 
     def __init__(self, **options: Any) -> None:
+        if options.get("log_every_n_steps", 0) is None:
+            del options["log_every_n_steps"]
         self._given = options
         self._options = build_options(options)
         self._session: Session | None = None
         self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
+        self._saved: Mapping[str, Any] = {}
+        self._loaded: Mapping[str, Any] | None = None
         self._step = 0
         self._begun = False
+        self._backward = False
         self._stepped = False
         self._told: set[str] = set()
 
@@ -81,55 +88,104 @@ class _Hooks:
 
     # The trainer's hooks ---------------------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A new fit: what was kept of the last one is not its state."""
+        if stage == "fit":
+            self._saved = {}
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Build the session: after configure_model, strategy and compile wrap, before the sanity check."""
         self._end()
-        self._begun = self._stepped = False
+        self._begun = self._backward = self._stepped = False
         self._told.clear()
+        loaded, self._loaded = self._loaded, None
         try:
             options = self._fitted(trainer)
             where = Path(trainer.log_dir or trainer.default_root_dir)  # asks every rank: a collective under DDP
-            speaking = options.distributed == "off" or trainer.is_global_zero
-            self._session = Session(pl_module, options, self._writers(trainer, options, where) if speaking else ())
+            self._session = Session(pl_module, options, owner=trainer)
+            if (scaler := getattr(getattr(trainer, "precision_plugin", None), "scaler", None)) is not None:
+                self._session.scaler.scaler = scaler
+            if options.distributed == "off" or trainer.is_global_zero:
+                self._session.outlet = Outlet(options, trainer_writers(trainer, options, where, self._say_once))
         except ConfigError:
             raise
         except Exception as error:
             logger.warning("actdiag: could not start (%s); the training goes on", error, exc_info=error)
+        if loaded is not None:
+            self.load_state_dict(loaded)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit must know; Lightning saves it with every checkpoint."""
+        if self._session is not None and not self._session.closed:
+            self._keep(self._session)
+        return dict(self._saved)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`. Lightning calls it before the fit starts, some strategies after."""
+        if self._session is None:
+            self._loaded = state_dict
+        elif state_dict:
+            self._session.guarded(self._session.load_state_dict, state_dict)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The first micro-batch of an optimizer step decides how the step is observed."""
         if self._session is not None and not self._begun:
             self._step = logged_step(trainer)
-            self._begun = True
+            self._begun, self._backward = True, False
             self._session.guarded(self._session.begin_step, self._step)
             # LBFGS and its kind evaluate a batch several times a step; it is one batch all the same.
             self._session.collector.single = any("max_iter" in one.defaults for one in trainer.optimizers)
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """There are gradients of this step: a training_step that returns None makes none, and leaves old ones."""
+        self._backward = True
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Gradients are unscaled and unclipped."""
         if self._session is None or not self._begun:
             return
         self._stepped = True
-        if self._session.mode == "record":
-            self._session.guarded(self._read, trainer, pl_module, optimizer)
+        if pl_module.automatic_optimization:
+            # What other callbacks run at the end of the batch, in training mode, would be taken for training.
+            self._session.guarded(self._session.rest)
+            if not self._backward:
+                self._session.guarded(self._session.postpone, self._step + 1)
+                return
+        self._session.guarded(self._read, trainer, pl_module, optimizer)
 
     def _read(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         assert self._session is not None
-        scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
-        if scaler is not None:
-            self._session.loss_scale = float(scaler.get_scale())
+        session = self._session
+        if session.scaler.active:
+            session.scaler.stepping()
+        if session.mode != "record":
+            return
+        fused = session.scaler.active and getattr(optimizer, "_step_supports_amp_scaling", False)
+        session.clip_known = session.clip_known and not fused
+        session.scaler.note()
         # A LightningOptimizer shares the groups of the optimizer it wraps.
-        self._session.before_update(trainer.optimizers, optimizer)
+        session.before_update(trainer.optimizers, optimizer, fused=fused)
         if pl_module.automatic_optimization:  # else the module has clipped by itself before
-            self._session.gradients_are_final()
+            session.gradients_are_final()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the batch that stepped, the step is over."""
         if self._session is None or not self._begun or not self._stepped:
             return
         self._begun = self._stepped = False
-        self._session.guarded(self._session.after_update, clipped_later=pl_module.automatic_optimization)
-        self._session.guarded(self._session.end_step, self._step)
+        self._session.guarded(self._finish, clipped_later=pl_module.automatic_optimization)
+
+    def _finish(self, *, clipped_later: bool) -> None:
+        assert self._session is not None
+        self._session.scaler.note_updated()
+        self._session.after_update(clipped_later=clipped_later)
+        self._session.end_step(self._step)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """A step that was begun and not made (LightningModule.on_train_batch_start gave -1) begins anew."""
+        if self._session is not None and self._begun:
+            self._begun = self._stepped = False
+            self._session.guarded(self._session.postpone, self._step)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """No hook stays on outside of training: it would disable fast paths and count what is not training."""
@@ -147,6 +203,7 @@ class _Hooks:
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception or Ctrl-C."""
+        self._loaded = None
         self._end()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -158,38 +215,27 @@ class _Hooks:
     def _end(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            self._keep(session)
             session.close()
             self._last = session.snapshots, session.ledger.findings
+
+    def _keep(self, session: Session) -> None:
+        """Checkpoints are also saved after a fit, when the session is closed."""
+        try:
+            self._saved = session.state_dict()
+        except Exception as error:
+            logger.warning("actdiag: the state cannot be saved (%s); the training goes on", error, exc_info=error)
+
+    @property
+    def state_key(self) -> str:
+        """Under which Lightning saves the state: one for each configuration, as Lightning asks of every callback."""
+        return f"ActivationMonitor{changed_options(self._options)}"
 
     def _fitted(self, trainer: Any) -> Options:
         """The options of this fit: the trainer's own logging interval where none was given."""
         if "log_every_n_steps" in self._given or not getattr(trainer, "log_every_n_steps", 0):
             return self._options
         return build_options({**self._given, "log_every_n_steps": trainer.log_every_n_steps})
-
-    def _writers(self, trainer: Any, options: Options, where: Path) -> list[Writer]:
-        found: list[Writer] = []
-        if getattr(trainer, "fast_dev_run", False):
-            return found  # the trainer itself logs nothing then
-        for one in trainer.loggers:
-            experiment = getattr(one, "experiment", None)
-            if not tensorboard_like(experiment):
-                continue
-            try:
-                refuse_foreign(experiment)
-                found.append(TensorBoardWriter.into(experiment, detail=options.detail))
-            except TypeError as error:
-                self._say_once("foreign", f"logger {type(one).__name__} is left out: {error}")
-        return found or self._own_writer(where / "actdiag", options)
-
-    def _own_writer(self, where: Path, options: Options) -> list[Writer]:
-        try:
-            writer = TensorBoardWriter(where, detail=options.detail)
-        except OSError as error:
-            self._say_once("own", f"nothing is written: {where} cannot be made ({error})")
-            return []
-        self._say_once("own", f"the trainer has no TensorBoard logger; writing to {where}")
-        return [writer]
 
     def _say_once(self, key: str, message: str) -> None:
         if key not in self._told:
@@ -202,22 +248,14 @@ class _Hooks:
         During a fit Lightning binds the model's `log` and `log_dict` to every callback.
         """
         state = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return {**state, "_session": None}
-
-
-def logged_step(trainer: Any) -> int:
-    """The x-axis of the trainer's own loggers: batches that stepped; global_step where Lightning hides it.
-
-    Private in Lightning 2.x; `global_step` counts every optimizer of a batch and would not overlay the loss.
-    """
-    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
-    batches = getattr(loop, "_batches_that_stepped", None)
-    return int(trainer.global_step if batches is None else batches)
+        return {**state, "_session": None, "_saved": {}}
 
 
 _DOC = """Lightning callback: activation centering, saturation, dead units and gradient flow of the training.
 
 Takes the options of `actdiag.config.Options`, keyword-only; `log_every_n_steps` defaults to the trainer's own.
+Its state is saved with every checkpoint, and `fit(ckpt_path=...)` goes on from it: units keep their evidence, findings
+are not told again. Two in one Trainer need different options, and different `prefix`es to write to one logger.
 `findings`, `snapshots`, `latest` and `report()` can be read during and after a fit. Raises ConfigError at
 construction for values that cannot work, and at the start of a fit for name patterns that leave no module; during
 the training it raises nothing of its own (but FindingError, if `raise_on` asks for it).
@@ -238,8 +276,10 @@ def _make() -> Any:
     hints = get_type_hints(Options)
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     for spec in fields(Options):
-        default = getattr(Options(), spec.name)
-        parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=hints[spec.name]))
+        default, kind = getattr(Options(), spec.name), hints[spec.name]
+        if spec.name == "log_every_n_steps":
+            default, kind = None, int | None  # the trainer's own
+        parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=kind))
     init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return type(
         "ActivationMonitor",

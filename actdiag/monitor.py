@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from actdiag.collect.scaler import frames, scaler_above, unscales_inside
 from actdiag.collect.scope import Silent
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
+from actdiag.loggers import AlreadyTaken, writer_into
+from actdiag.outlet import Outlet
 from actdiag.report.run import Run
 from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
-from actdiag.write.tensorboard import TensorBoardWriter, refuse_foreign
+from actdiag.write.tensorboard import TensorBoardWriter
+
+logger = logging.getLogger("actdiag")
 
 
 class Monitor:
@@ -37,6 +43,9 @@ class Monitor:
     - `log_dir`: a run directory for TensorBoard. `writers`: objects with `write` and `close`, or SummaryWriters of
       the caller's, which are written to at the same steps and never closed.
     - options: see `actdiag.config.Options`; all keyword-only, the same through every door.
+
+    To resume, save `monitor.state_dict()` with the checkpoint and load it before the loop goes on; see there. A
+    second monitor on the same model takes the place of the first, unless it has another `prefix`.
 
     Raises ConfigError at construction for values that cannot work. During training it raises nothing of its own
     (except FindingError if `raise_on` asks for it), never synchronizes with the device but once a recorded step,
@@ -54,8 +63,9 @@ class Monitor:
     ) -> None:
         checked = build_options(options)
         optimizers = _optimizers(optimizer)
-        speaking = checked.distributed == "off" or _is_rank_zero()
-        self._session = Session(model, checked, _writers(log_dir, writers, checked) if speaking else ())
+        self._session = Session(model, checked)
+        if checked.distributed == "off" or _is_rank_zero():
+            self._session.outlet = Outlet(checked, _writers(log_dir, writers, checked))
         self._driver = _Driver(self._session, optimizers)
         self._finalizer = weakref.finalize(self, self._driver.close)
         self._session.guarded(self._driver.begin)
@@ -78,6 +88,30 @@ class Monitor:
     def step(self) -> None:
         """One update has been made. For loops without an optimizer to watch; with one it does nothing."""
         self._driver.manual_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know, to be saved with the checkpoint.
+
+            torch.save({"model": model.state_dict(), ..., "actdiag": monitor.state_dict()}, path)
+
+        Evidence about units, deaths, findings, the schedule, the number of steps and the loss scaler's skips, as
+        str, int, float, bool, None, list, dict and tensors of the host, so that `torch.load` reads it with
+        `weights_only=True`. Copies from the device to the host; call it between two steps.
+        """
+        try:
+            return self._session.state_dict()
+        except Exception as error:
+            logger.warning("actdiag: the state cannot be saved (%s); the training goes on", error, exc_info=error)
+            return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`: steps continue, units keep their evidence, findings are not told again.
+
+        Call it before the first step, after the model has been built. What does not fit (another model, another
+        width, another release) is left out with one line in the log; of something else nothing is loaded, with one
+        warning. It raises nothing.
+        """
+        self._session.guarded(self._driver.resume, state)
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
@@ -106,9 +140,10 @@ class _Driver:
         self._nested = 0
         self._closure = False
         self._step = 0
-        self._scaler: Any = session.options.grad_scaler
+        self._since = 0
         self._round: object = None
         session.collector.on_forward = self._forward_begins
+        session.on_close = self._let_go
         self._handles: list[RemovableHandle] = []
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(Silent(self._before)))
@@ -123,22 +158,25 @@ class _Driver:
         if self._inside is not None and _runs_twice(optimizer):
             self._nested += 1  # a subclass whose step() calls super().step() fires the hooks once more
             return
-        self._inside, self._nested = weakref.ref(optimizer), 0
+        self._inside, self._nested, self._round = weakref.ref(optimizer), 0, None
         self._closure = _closure_of(args, kwargs)
         self._session.collector.single = self._closure
         if self._session.mode == "record":
-            self._session.guarded(self._read, optimizer)
+            self._session.guarded(self._read, optimizer, kwargs)
+        elif self._session.scaler.scaler is not None:
+            self._session.guarded(self._session.scaler.stepping)
 
-    def _read(self, optimizer: Optimizer) -> None:
-        known, scaler = self._scaler, self._scaler or _scaler_above(sys._getframe(1))
-        if scaler is not None and scaler.is_enabled():
-            self._scaler = scaler
-            self._session.loss_scale = float(scaler.get_scale())
-            # A fused optimizer divides by the scale itself, after this hook: what clipping did cannot be told.
-            self._session.clip_known = getattr(optimizer, "grad_scale", None) is None
-            if known is None and self._session.loss_scale != getattr(scaler, "_init_scale", self._session.loss_scale):
-                self._session.postpone(self._step)  # it has skipped steps that were taken for this one
-        self._session.before_update(self._alive(), optimizer)
+    def _read(self, optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
+        scaler = self._session.scaler
+        if scaler.scaler is None:
+            found = scaler_above(sys._getframe(1))
+            if found is not None and found.is_enabled() and scaler.found(found, self._since):
+                self._session.postpone(self._step + 1)  # it has skipped steps that were taken for this one
+                return
+        if scaler.active:
+            scaler.stepping()
+            scaler.note(optimizer)
+        self._session.before_update(self._alive(), optimizer, fused=unscales_inside(optimizer, kwargs))
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._session.closed or self._inside is None:
@@ -154,9 +192,9 @@ class _Driver:
 
     def _forward_begins(self) -> None:
         """GradScaler.update() starts a new round; if none of our steps came in between, it has skipped one."""
-        now = getattr(self._scaler, "_per_optimizer_states", None)
+        now = getattr(self._session.scaler.scaler, "_per_optimizer_states", None)
         if now is not None and self._round is not None and now is not self._round and self._inside is None:
-            self._session.guarded(self._session.restart_step)
+            self._session.guarded(self._session.restart_step, self._step)
         self._round = now
 
     def manual_step(self) -> None:
@@ -170,6 +208,15 @@ class _Driver:
     def _turn(self) -> None:
         self._session.end_step(self._step)
         self._step += 1
+        self._since += 1
+        self.begin()
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Begin the running step again, as the one that a saved state was before."""
+        if not self._session.load_state_dict(state):
+            return
+        self._session.abandon_step()
+        self._step = self._session.next_step
         self.begin()
 
     def begin(self) -> None:
@@ -180,11 +227,13 @@ class _Driver:
             self._session.remember_weights()
 
     def close(self) -> None:
-        """Remove the optimizers' hooks and close the session."""
+        """Close the session, which lets go of the optimizers."""
+        self._session.close()
+
+    def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._session.close()
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
@@ -206,13 +255,14 @@ def _writers(log_dir: str | Path | None, given: Iterable[Any], options: Options)
             found.append(writer)
         else:
             try:
-                refuse_foreign(writer)
+                found.append(writer_into(writer, options))
             except TypeError as error:
                 raise ConfigError(f"writers: {error}") from None
-            found.append(TensorBoardWriter.into(writer, detail=options.detail))
+            except AlreadyTaken as error:
+                logger.warning("actdiag: %s", error)
     if log_dir is not None:
         try:
-            found.append(TensorBoardWriter(log_dir, detail=options.detail))
+            found.append(TensorBoardWriter(log_dir, detail=options.detail, prefix=options.prefix))
         except OSError as error:
             raise ConfigError(
                 f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}"
@@ -230,29 +280,13 @@ def _closure_of(args: Any, kwargs: Any) -> bool:
     return kwargs.get("closure") is not None or any(callable(arg) and not isinstance(arg, Optimizer) for arg in args)
 
 
-def _frames(frame: FrameType | None) -> Iterable[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def _runs_twice(optimizer: Optimizer) -> bool:
     """Whether this optimizer's step() is on the stack twice: then the hook belongs to the inner call.
 
     Looked at only while a step is believed to run, so that an exception in an earlier step() cannot fool it.
     """
     running = 0
-    for frame in _frames(sys._getframe(1)):
+    for frame in frames(sys._getframe(1)):
         if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
             running += frame.f_locals.get("self") is optimizer
     return running > 1
-
-
-def _scaler_above(frame: FrameType | None) -> Any:
-    """The GradScaler whose step() called the optimizer, if any: it tells the loss scale without being passed."""
-    for depth, caller in enumerate(_frames(frame)):
-        if depth > 16:
-            return None
-        if caller.f_code.co_filename.endswith("grad_scaler.py"):
-            return caller.f_locals.get("self")
-    return None

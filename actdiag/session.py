@@ -9,12 +9,14 @@ is `raise_on`, which asks for an exception.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from actdiag.claims import MODELS
 from actdiag.collect.collector import Collector
 from actdiag.collect.parameters import ParameterWatch
 from actdiag.collect.readout import (
@@ -26,49 +28,62 @@ from actdiag.collect.readout import (
     total_norms,
 )
 from actdiag.collect.roles import settle_roles
+from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.schedule import Mode, Schedule
 from actdiag.collect.sites import named_models, unwrap
 from actdiag.config import ConfigError, Options
-from actdiag.diagnose.finding import Change, Finding, at_least
+from actdiag.coverage import Coverage
 from actdiag.diagnose.judge import RULES, Ledger
+from actdiag.outlet import FindingError, Outlet
 from actdiag.snapshot import Snapshot
-from actdiag.write.protocol import Writer
+from actdiag.state import restore, save
 
 logger = logging.getLogger("actdiag")
 
+__all__ = ["FindingError", "Session"]
+
 _KEPT_SNAPSHOTS = 64
-
-
-class FindingError(RuntimeError):
-    """Raised into the loop at a finding of the severity that `raise_on` names. Carries `.finding`."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(str(finding))
-        self.finding = finding
+_REPLACED = "actdiag: a new monitor observes this model; the earlier one is closed (another prefix would keep both)"
 
 
 class Session:
     """Observes one run: decides, collects, judges, writes."""
 
-    def __init__(self, model: nn.Module | Mapping[str, nn.Module], options: Options, writers: Sequence[Writer]) -> None:
+    def __init__(
+        self, model: nn.Module | Mapping[str, nn.Module], options: Options, *, owner: object | None = None
+    ) -> None:
+        """`owner`: whose sessions may observe the same model side by side (a Trainer with two callbacks)."""
         _check_ignore(options.ignore)
         models = named_models(model)
         self.options = options
-        self.writers = list(writers)
+        self.outlet = Outlet(options, ())
         self.collector = Collector(models, options)
         self._parameters = ParameterWatch(
             [(name, unwrap(module)) for name, module in models.items()], self.collector.fail
         )
         self.schedule = Schedule(options)
         self.ledger = Ledger(ignore=options.ignore)
+        self.scaler = ScaleWatch(options.grad_scaler)
         self.mode: Mode = "off"
         self.latest: Snapshot | None = None
         self.snapshots: list[Snapshot] = []
         self.closed = False
-        self.loss_scale: float | None = None
+        self.on_close: Callable[[], None] | None = None
         self.clip_known = True
-        self._covered = False
+        self.next_step = 0
         self._stepped = False
+        self._coverage = Coverage(self.collector)
+        self._owner = weakref.ref(owner) if owner is not None else None
+        self._take(models.values())
+
+    def _take(self, models: Iterable[nn.Module]) -> None:
+        """One monitor a model and prefix: an earlier one (of a notebook cell that is run again) is closed."""
+        for model in map(unwrap, models):
+            for earlier in MODELS.holders(model, self.options.prefix, Session):
+                if earlier._owner is None or self._owner is None or earlier._owner() is not self._owner():
+                    logger.warning(_REPLACED)
+                    earlier.close()
+            MODELS.take(model, self.options.prefix, self)
 
     def guarded(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a piece of work; on an exception switch the session off with one warning. FindingError passes."""
@@ -88,6 +103,7 @@ class Session:
 
     def begin_step(self, step: int) -> None:
         """An optimizer step begins: decide how to observe it, and put the hooks on."""
+        self.scaler.forget()
         self.mode = self.schedule.decide(step)
         if self.mode == "off":
             return
@@ -95,17 +111,32 @@ class Session:
         if self.mode == "record":
             self._parameters.watch()
 
-    def restart_step(self) -> None:
-        """The step that is being observed was skipped by a loss scaler: what was seen of it does not count."""
+    def restart_step(self, step: int) -> None:
+        """The step that is being observed was skipped by a loss scaler: what was seen of it does not count.
+
+        Unless so many were that nothing would be told at all of a run whose gradients are never finite.
+        """
+        if self.scaler.skipped_again() and self.mode == "record":
+            self.scaler.note()
+            self.end_step(step)
+            return
+        self.scaler.forget()
         self.collector.restart()
         if self.mode == "record":
             self._parameters.watch()
 
-    def postpone(self, step: int) -> None:
+    def postpone(self, later: int) -> None:
         """What was seen of this step cannot be told from steps skipped before: record the next one instead."""
+        if self.mode == "record":
+            self.schedule.record_at(later)
+        self.abandon_step()
+
+    def abandon_step(self) -> None:
+        """What was seen of this step is worth nothing: forget it, and take the hooks off."""
         self.mode = "off"
+        self.scaler.forget()
+        self.collector.disarm()
         self._parameters.release()
-        self.schedule.record_at(step + 1)
 
     def pause(self) -> None:
         """Validation, or anything that is not training: no hook stays on."""
@@ -117,11 +148,22 @@ class Session:
         if self.mode != "off":
             self.collector.attach()
 
-    def before_update(self, optimizers: Sequence[Optimizer], stepping: Optimizer | None) -> None:
-        """Gradients are complete; the weights that `stepping` is about to update are still the old ones."""
+    def rest(self) -> None:
+        """No forward of this step is to come: what others run before its end is not training."""
+        self.collector.detach()
+
+    def before_update(
+        self, optimizers: Sequence[Optimizer], stepping: Optimizer | None, *, fused: bool = False
+    ) -> None:
+        """Gradients are complete; the weights that `stepping` is about to update are still the old ones.
+
+        `fused`: it will divide the gradients by the loss scale itself.
+        """
         if self.mode == "record":
             self._parameters.before_update(
-                _ids(optimizers) if optimizers else None, _ids([stepping]) if stepping is not None else set()
+                _ids(optimizers) if optimizers else None,
+                _ids([stepping]) if stepping is not None else set(),
+                scaled=fused,
             )
 
     def remember_weights(self) -> None:
@@ -143,6 +185,7 @@ class Session:
     def end_step(self, step: int) -> Snapshot | None:
         """The step is over: take the hooks off; on a recorded step read, judge and write."""
         mode, self.mode, self._stepped = self.mode, "off", True
+        self.next_step = step + 1
         self.collector.disarm()
         snapshot = None
         if mode == "record":
@@ -155,15 +198,20 @@ class Session:
             self._publish(snapshot)
         return snapshot
 
-    def _read(self, step: int) -> Snapshot:
+    def _read(self, step: int) -> Snapshot | None:
+        """The numbers of a recorded step; None for one that the loss scaler has skipped."""
         sites = self.collector.seen()
         records = self._parameters.records()
         out = Readout()
         for site in sites:
             queue_site(out, site)
         queue_records(out, records)
+        self.scaler.queue(out)
         fetched = out.fetch()
-        scale = self.loss_scale or 1.0
+        self.scaler.settle(fetched)
+        if self._overflowed(step):
+            return None
+        scale = self.scaler.loss_scale or 1.0
         total, clip = total_norms(records, fetched, loss_scale=scale)
         stats = {s.name: finish_site(s, fetched, step=step, loss_scale=scale) for s in sites}
         self.collector.freeze_names()
@@ -174,105 +222,64 @@ class Session:
             sites_selected=len(self.collector.targets),
             grad_norm_total=total,
             clip_coefficient=clip if self.clip_known else None,
-            loss_scale=self.loss_scale,
+            loss_scale=self.scaler.loss_scale,
+            skipped_steps=self.scaler.skipped,
             overhead_ms=self.schedule.budget.last_ms,
         )
 
+    def _overflowed(self, step: int) -> bool:
+        """Whether a step is left out because the loss scaler has skipped it; the next is recorded instead."""
+        if not self.scaler.overflowed:
+            return False
+        self.schedule.record_at(step + 1)
+        return not self.scaler.skipped_again()
+
     def _publish(self, snapshot: Snapshot) -> None:
-        self._report_coverage(snapshot)
+        self._coverage.report(snapshot)
         self.latest = snapshot
         self.snapshots.append(snapshot)
         del self.snapshots[:-_KEPT_SNAPSHOTS]
         changes = self.ledger.judge(snapshot)
-        for writer in list(self.writers):
-            self._write(writer, snapshot, changes)
-        self._tell(changes, snapshot.step)
+        self.outlet.publish(snapshot, changes)
+        unbearable = self.outlet.unbearable(changes)
+        if unbearable is not None:
+            self.close()
+            raise FindingError(unbearable)
 
-    def _write(self, writer: Writer, snapshot: Snapshot, changes: list[Change]) -> None:
-        try:
-            writer.write(snapshot, changes)
-        except Exception as error:
-            self.writers.remove(writer)
-            logger.warning(
-                "actdiag: writer %s failed and is switched off (%s)",
-                type(writer).__name__,
-                error,
-                exc_info=error,
-            )
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run must know: str, int, float, bool, None, list, dict, tensors of the host."""
+        return save(self.collector, self.schedule, self.ledger, self.scaler, self.next_step)
 
-    def _tell(self, changes: list[Change], step: int) -> None:
-        for change in changes:
-            told = change.finding
-            if change.kind == "resolved":
-                logger.info("actdiag: step %s: resolved: %s", told.resolved_step, told.message)
-                continue
-            level = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}[told.severity]
-            first = f"; try: {told.advice[0]}" if told.advice else ""
-            since = f" (since step {told.step})" if told.step != step else ""
-            logger.log(level, "actdiag: step %s%s: %s%s", step, since, told, first)
-            if self.options.on_finding is not None:
-                self._call_back(told)
-        if self.options.raise_on is not None:
-            for change in changes:
-                if change.kind != "resolved" and at_least(change.finding.severity, self.options.raise_on):
-                    self.close()
-                    raise FindingError(change.finding)
-
-    def _call_back(self, finding: Finding) -> None:
-        assert self.options.on_finding is not None
-        try:
-            self.options.on_finding(finding)
-        except Exception as error:
-            logger.warning("actdiag: on_finding raised %s; the training goes on", error, exc_info=error)
-
-    def _report_coverage(self, snapshot: Snapshot) -> None:
-        """Say once, after the first recorded step, what was not observed and why."""
-        if self._covered:
-            return
-        self._covered = True
-        unseen = self.collector.unseen()
-        selected = snapshot.sites_selected
-        compiled = sum(target.barred is not None for target in self.collector.targets)
-        if compiled:
-            logger.warning(
-                "actdiag: %d of %d sites are inside torch.compile and not observed, only their parameters are; "
-                "train uncompiled for a while to see them", compiled, selected,
-            )  # fmt: skip
-        elif len(unseen) == selected:
-            logger.warning(
-                "actdiag: 0 of %d sites ran in step %d. Is the model that is trained the one that was given, is it "
-                "in training mode, and are its modules called (not their forward(), not a compiled copy)?",
-                selected, snapshot.step,
-            )  # fmt: skip
-        elif unseen:
-            shown = "; ".join(f"{name}: {why}" for name, why in list(unseen.items())[:6])
-            more = f" and {len(unseen) - 6} more" if len(unseen) > 6 else ""
-            logger.info(
-                "actdiag: %d of %d sites ran; not observed: %s%s",
-                selected - len(unseen),
-                selected,
-                shown,
-                more,
-            )
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Go on from a `state_dict`; whether that could be. What cannot be read costs one warning and nothing else."""
+        found = restore(state, self.collector, self.options, self.scaler.scaler)
+        if found is None:
+            return False
+        self.schedule, self.ledger, self.scaler, self.next_step = (
+            found.schedule, found.ledger, found.scaler, found.next_step,
+        )  # fmt: skip
+        self._coverage.resumed = found.sites
+        self.outlet.carry(found.ledger.open_findings())
+        return True
 
     def close(self) -> None:
         """Take everything off the model and close the writers. Safe to call twice; never raises."""
         if self.closed:
             return
         self.closed = True
-        if not self._stepped and self.collector.sites:
+        if not self._stepped and any(site.forward_calls or site.elements for site in self.collector.sites.values()):
             logger.warning(
                 "actdiag: the model ran, but no step of the optimizer was seen, so nothing was recorded. Is it the "
                 "optimizer that trains this model? Without one, call monitor.step() after each update."
             )
         self.mode = "off"
-        self.collector.disarm()
+        self.collector.close()
         self._parameters.release()
-        for writer in self.writers:
-            try:
-                writer.close()
-            except Exception as error:
-                logger.warning("actdiag: closing %s failed (%s)", type(writer).__name__, error)
+        self.outlet.close()
+        # what holds the session itself would keep it until a garbage collection
+        on_close, self.on_close, self.collector.on_forward = self.on_close, None, None
+        if on_close is not None:
+            on_close()
 
 
 def _check_ignore(patterns: Sequence[str]) -> None:

@@ -9,8 +9,19 @@ import torch
 from torch import nn
 
 from actdiag.collect.activations import CLOSED_GATE, SATURATED_GATE, ActivationFacts
-from actdiag.collect.functional import FUNCTIONS
+from actdiag.collect.functions import FUNCTIONS
 from actdiag.collect.known import module_facts
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class NewGELU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
 
 MODULES = {
     "relu": nn.ReLU(),
@@ -26,6 +37,8 @@ MODULES = {
     "selu": nn.SELU(),
     "gelu": nn.GELU(),
     "gelu tanh": nn.GELU(approximate="tanh"),
+    "new gelu": NewGELU(),
+    "quick gelu": QuickGELU(),
     "silu": nn.SiLU(),
     "mish": nn.Mish(),
     "hardswish": nn.Hardswish(),
@@ -41,7 +54,7 @@ MODULES = {
 }
 BOUNDED = {"relu6", "hardsigmoid", "hardtanh", "hardtanh 0.3..0.7", "sigmoid", "tanh", "softsign"}
 # Their slope vanishes at one healthy point too, so "closed" is said of the tail only.
-TAIL_ONLY = {"gelu", "gelu tanh", "silu", "mish", "hardswish"}
+TAIL_ONLY = {"new gelu", "quick gelu", "gelu", "gelu tanh", "silu", "mish", "hardswish"}
 
 
 def facts_of(name: str) -> ActivationFacts:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from actdiag import ActivationFacts, ConfigError, Monitor, Snapshot
+from tests.regimes import regime
 from tests.test_regimes import observe
 
 
@@ -48,7 +49,9 @@ class Scale(nn.Module):
         ([nn.Conv2d(2, 8, 3), Scale(8), nn.ReLU()], (64, 2, 7, 7)),
     ],
 )
-def test_watched_and_recorded_steps_agree_on_what_a_unit_is(layers: list[nn.Module], shape: tuple[int, ...]) -> None:
+def test_R40_R44_watched_and_recorded_steps_agree_on_what_a_unit_is(
+    layers: list[nn.Module], shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*layers)
     with torch.no_grad():
@@ -70,6 +73,12 @@ def test_linear_layers_on_images_keep_their_units_on_watched_steps() -> None:
     assert (site.units, site.dead_units) == (6, 2)
 
 
+@regime(
+    "in-place and views",
+    "a module that only reshapes",
+    exact="its own gradient, not that of its input",
+    proves=("C4",),
+)
 def test_the_gradient_of_a_reshape_is_not_that_of_its_input() -> None:
     class Reshape(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +125,13 @@ def interrupted() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
 
-def test_ctrl_c_inside_a_forward_leaves_no_mode_of_ours() -> None:
+@regime(
+    "interruptions",
+    "Ctrl-C inside a forward",
+    exact="it passes; hooks and function mode come off",
+    proves=("R60", "C37"),
+)
+def test_R60_ctrl_c_inside_a_forward_leaves_no_mode_of_ours() -> None:
     model, optimizer = interrupted()
     with pytest.raises(KeyboardInterrupt), Monitor(model, optimizer):
         model(torch.randn(2, 4))
@@ -149,6 +164,12 @@ def test_closing_from_another_thread_does_not_raise() -> None:
     monitor.close()
 
 
+@regime(
+    "never in the way",
+    "function modes of the user's (`torch.device` as a context) inside and around a forward",
+    exact="both work",
+    proves=("C43",),
+)
 def test_function_modes_of_the_user_inside_and_around_a_forward_work() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -185,7 +206,7 @@ def test_a_callable_object_can_be_an_activation() -> None:
     assert "fc" in observe(Net(), torch.randn(3, 4), activations={swish: facts}).sites
 
 
-def test_functional_activations_under_functorch_are_left_alone_and_seen_again_afterwards() -> None:
+def test_R66_functional_activations_under_functorch_are_left_alone_and_seen_again_afterwards() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -203,6 +224,12 @@ def test_functional_activations_under_functorch_are_left_alone_and_seen_again_af
     assert monitor.latest is not None and monitor.latest.sites["relu"].n == 12
 
 
+@regime(
+    "outputs and odd tensors",
+    "tensor subclasses",
+    not_observed="no site; the log gives the class",
+    proves=("R33", "C16"),
+)
 def test_tensor_subclasses_are_left_out_with_a_reason(caplog: pytest.LogCaptureFixture) -> None:
     class Marked(Tensor):
         pass
@@ -217,6 +244,12 @@ def test_tensor_subclasses_are_left_out_with_a_reason(caplog: pytest.LogCaptureF
     assert "a tensor subclass, Marked" in caplog.text
 
 
+@regime(
+    "shared, reused, uncalled modules",
+    "layers called one by one from the loop, outside any module; micro-batches",
+    exact="merged, one site a layer",
+    proves=("R55", "C22"),
+)
 def test_layers_called_from_outside_any_module_merge_their_micro_batches() -> None:
     models = {"body": nn.Linear(4, 6), "act": nn.ReLU(), "head": nn.Linear(6, 2)}
     optimizer = torch.optim.SGD([*models["body"].parameters(), *models["head"].parameters()], lr=0.1)
@@ -230,7 +263,13 @@ def test_layers_called_from_outside_any_module_merge_their_micro_batches() -> No
     }  # fmt: skip
 
 
-def test_lbfgs_beside_another_optimizer_does_not_hide_later_batches() -> None:
+@regime(
+    "accumulation, clipping and optimizers",
+    "LBFGS beside another optimizer",
+    exact="one batch of each a step",
+    proves=("R32", "R70"),
+)
+def test_R32_R70_lbfgs_beside_another_optimizer_does_not_hide_later_batches() -> None:
     a, b = nn.Linear(4, 4), nn.Linear(4, 4)
     first, second = torch.optim.SGD(a.parameters(), lr=0.1), torch.optim.LBFGS(b.parameters(), max_iter=3)
     x = torch.randn(8, 4)
@@ -289,7 +328,13 @@ def test_a_loss_module_does_not_make_the_output_a_hidden_activation() -> None:
     assert (sites["out"].role, sites["loss"].role) == ("output", "other")
 
 
-def test_evidence_starts_again_when_a_layer_changes_its_width() -> None:
+@regime(
+    "shared, reused, uncalled modules",
+    "a layer whose number of units changes during training",
+    exact="evidence about units starts again",
+    proves=("R40",),
+)
+def test_R40_evidence_starts_again_when_a_layer_changes_its_width() -> None:
     class Narrows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -310,7 +355,14 @@ def test_evidence_starts_again_when_a_layer_changes_its_width() -> None:
     assert (site.units, site.dead_units) == (8, 0)
 
 
-def test_a_penalty_on_gradients_is_not_the_gradient_of_the_loss() -> None:
+@regime(
+    "shared, reused, uncalled modules",
+    "`autograd.grad(create_graph=True)` beside the loss's backward",
+    exact="the gradient of the loss",
+    not_observed="the pass under create_graph",
+    proves=("R70", "C10"),
+)
+def test_R70_a_penalty_on_gradients_is_not_the_gradient_of_the_loss() -> None:
     def run(weight: float) -> float | None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -329,7 +381,14 @@ def test_a_penalty_on_gradients_is_not_the_gradient_of_the_loss() -> None:
     assert run(1.0) == run(0.0)
 
 
-def test_of_several_models_only_those_in_training_are_counted() -> None:
+@regime(
+    "shared, reused, uncalled modules",
+    "a teacher in `eval()` beside a student",
+    exact="the student",
+    not_observed="the teacher",
+    proves=("R68", "C24"),
+)
+def test_R68_of_several_models_only_those_in_training_are_counted() -> None:
     models = {"teacher": nn.Linear(4, 4).eval(), "student": nn.Linear(4, 4)}
     optimizer = torch.optim.SGD(models["student"].parameters(), lr=0.1)
     with Monitor(models, optimizer, max_overhead=None) as monitor:
@@ -351,6 +410,12 @@ def test_ambiguous_names_and_wrong_facts_are_refused() -> None:
         Monitor(a, scheduler)  # type: ignore[arg-type]
 
 
+@regime(
+    "shared, reused, uncalled modules",
+    "one module in two models",
+    exact="once, under the first model's name",
+    proves=("R32", "C7"),
+)
 def test_a_module_in_two_models_is_observed_once() -> None:
     shared = nn.Linear(4, 4)
     models = {"a": shared, "b": nn.Sequential(shared, nn.ReLU())}
@@ -386,7 +451,7 @@ def test_the_weight_norm_of_a_manual_loop_is_that_before_the_update() -> None:
     assert monitor.latest.parameters["weight"].weight_norm == pytest.approx(norm, rel=1e-6)
 
 
-def test_a_monitor_with_the_wrong_optimizer_says_so_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_R57_a_monitor_with_the_wrong_optimizer_says_so_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
     model, other = nn.Linear(4, 4), nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor(model, torch.optim.SGD(other.parameters(), lr=0.1)) as monitor:
@@ -396,7 +461,7 @@ def test_a_monitor_with_the_wrong_optimizer_says_so_at_its_end(caplog: pytest.Lo
     assert "no recorded step" in monitor.report()
 
 
-def test_one_sample_a_batch_is_not_taken_for_uncentered_inputs() -> None:
+def test_R42_one_sample_a_batch_is_not_taken_for_uncentered_inputs() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
@@ -408,7 +473,7 @@ def test_one_sample_a_batch_is_not_taken_for_uncentered_inputs() -> None:
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("overflow_at", [0, 2])
-def test_a_step_that_the_scaler_skips_is_not_merged_into_the_next(given: bool, overflow_at: int) -> None:
+def test_R12_a_step_that_the_scaler_skips_is_not_merged_into_the_next(given: bool, overflow_at: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -435,7 +500,16 @@ def test_a_step_that_the_scaler_skips_is_not_merged_into_the_next(given: bool, o
         assert [snapshot.step for snapshot in told] == [0, 1, 2, 3]
 
 
-def test_an_output_that_raises_when_it_is_looked_into_does_not_reach_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+@regime(
+    "outputs and odd tensors",
+    "an output that raises, or never ends, when it is looked into",
+    exact="every other module",
+    not_observed="that module, after one warning",
+    proves=("R50", "C36"),
+)
+def test_R50_an_output_that_raises_when_it_is_looked_into_does_not_reach_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Lazy(dict):  # type: ignore[type-arg]
         def values(self) -> Any:
             raise RuntimeError("not to be looked into")
@@ -469,7 +543,7 @@ def test_what_is_no_scaler_is_refused_at_construction() -> None:
         Monitor(nn.Linear(2, 2), grad_scaler=3)
 
 
-def test_a_postponed_last_step_leaves_no_hook_on_a_parameter() -> None:
+def test_R60_a_postponed_last_step_leaves_no_hook_on_a_parameter() -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -29,9 +29,14 @@ ALLOWED = {
     "diagnose": {"diagnose", "snapshot"},
     "write": {"write", "diagnose", "snapshot"},
     "report": {"report", "write", "diagnose", "snapshot"},
-    "session": {"collect", "diagnose", "write"} | LEAVES,
-    "monitor": {"session"} | ROOMS | LEAVES,
-    "lightning": {"session"} | ROOMS | LEAVES,
+    "claims": set(),
+    "coverage": {"collect"} | LEAVES,
+    "state": {"collect", "diagnose"} | LEAVES,
+    "outlet": {"diagnose", "write"} | LEAVES,
+    "loggers": {"claims", "write"} | LEAVES,
+    "session": {"claims", "coverage", "state", "outlet", "collect", "diagnose"} | LEAVES,
+    "monitor": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
+    "lightning": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
     "cli": {"", "demo"} | (ROOMS - {"collect"}) | LEAVES,
     "__main__": {"cli"},
@@ -41,7 +46,7 @@ ALLOWED = {
 The package's `__init__` has no row: it names everything and imports nothing until it is asked.
 """
 
-TORCH = {"collect", "session", "monitor", "lightning", "demo"}
+TORCH = {"collect", "coverage", "state", "session", "monitor", "lightning", "demo"}
 SPEAKS = {"cli", "demo"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from actdiag import ConfigError, Finding, MemoryWriter, Monitor, Snapshot
 from actdiag.session import FindingError
+from tests.regimes import regime
 
 
 def small() -> tuple[nn.Sequential, torch.optim.Optimizer]:
@@ -54,7 +55,13 @@ def test_start_and_end_steps_bound_what_is_recorded() -> None:
     assert steps_of(writer) == [3, 5, 7]
 
 
-def test_an_optimizer_whose_step_calls_its_parents_counts_once() -> None:
+@regime(
+    "accumulation, clipping and optimizers",
+    "an optimizer whose `step()` calls its parent's",
+    exact="one step; the whole update",
+    proves=("R14",),
+)
+def test_R14_an_optimizer_whose_step_calls_its_parents_counts_once() -> None:
     class Nested(torch.optim.SGD):
         @torch.no_grad()
         def step(self, closure=None):  # type: ignore[no-untyped-def]
@@ -83,6 +90,12 @@ def test_an_optimizer_whose_step_calls_its_parents_counts_once() -> None:
     assert writer.snapshots[-1].parameters["0.weight"].update_ratio == pytest.approx(ratio, rel=1e-5)
 
 
+@regime(
+    "interruptions",
+    "an optimizer step that raises and is caught",
+    exact="counting goes on with the next",
+    proves=("R14",),
+)
 def test_a_step_that_raises_does_not_stop_the_counting() -> None:
     class Stumbles(torch.optim.SGD):
         fail = False
@@ -107,7 +120,7 @@ def test_a_step_that_raises_does_not_stop_the_counting() -> None:
     assert steps_of(writer) == [0, 1, 2]
 
 
-def test_a_closure_that_is_evaluated_several_times_is_counted_once() -> None:
+def test_R14_R70_a_closure_that_is_evaluated_several_times_is_counted_once() -> None:
     model, _ = small()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
     x, calls = torch.randn(6, 4), []
@@ -129,6 +142,12 @@ def test_a_closure_that_is_evaluated_several_times_is_counted_once() -> None:
     assert last(monitor).parameters["0.weight"].update_ratio
 
 
+@regime(
+    "accumulation, clipping and optimizers",
+    "a loop without an optimizer, which calls `monitor.step()`",
+    exact="gradients and the update really made",
+    proves=("R28",),
+)
 def test_a_loop_without_an_optimizer_calls_step() -> None:
     model, optimizer = small()
     with Monitor(model, log_every_n_steps=2, max_overhead=None) as monitor:
@@ -145,7 +164,7 @@ def test_a_loop_without_an_optimizer_calls_step() -> None:
     assert last(monitor).parameters["0.weight"].grad_norm
 
 
-def test_of_several_optimizers_the_first_counts_and_all_are_read() -> None:
+def test_R14_R32_of_several_optimizers_the_first_counts_and_all_are_read() -> None:
     generator, critic = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 1)
     first = torch.optim.SGD(critic.parameters(), lr=0.1)
     second = torch.optim.SGD(generator.parameters(), lr=0.1)
@@ -171,7 +190,14 @@ def test_of_several_optimizers_the_first_counts_and_all_are_read() -> None:
     }
 
 
-def test_the_five_states_of_a_parameter_are_told_apart() -> None:
+@regime(
+    "accumulation, clipping and optimizers",
+    "trained, frozen, unused, zero and foreign parameters",
+    exact="five states",
+    not_observed="norms where there is no gradient",
+    proves=("R31", "C11"),
+)
+def test_R31_the_five_states_of_a_parameter_are_told_apart() -> None:
     model = nn.ModuleDict({k: nn.Linear(4, 4) for k in ("trained", "frozen", "unused", "zero", "stranger")})
     model["frozen"].requires_grad_(False)
     known = [p for name in ("trained", "unused", "zero") for p in model[name].parameters()]
@@ -188,7 +214,7 @@ def test_the_five_states_of_a_parameter_are_told_apart() -> None:
     assert last(monitor).parameters["unused.weight"].grad_norm is None, "no gradient is not a gradient of 0"
 
 
-def test_the_loss_scale_of_a_gradscaler_is_found_and_taken_out() -> None:
+def test_R11_the_loss_scale_of_a_gradscaler_is_found_and_taken_out() -> None:
     def run(scale: bool) -> Snapshot:
         model, optimizer = small()
         scaler = torch.amp.GradScaler("cpu", init_scale=65536.0, enabled=scale)
@@ -214,7 +240,7 @@ def test_the_loss_scale_of_a_gradscaler_is_found_and_taken_out() -> None:
         assert scaled.parameters[name].grad_norm == pytest.approx(parameter.grad_norm, rel=1e-5)
 
 
-def test_passes_that_are_not_training_are_not_counted() -> None:
+def test_R68_passes_that_are_not_training_are_not_counted() -> None:
     model, optimizer = small()
     with Monitor(model, optimizer, max_overhead=None) as monitor:
         with torch.no_grad():
@@ -227,7 +253,13 @@ def test_passes_that_are_not_training_are_not_counted() -> None:
     assert last(monitor).sites["0"].n == 3 * 8
 
 
-def test_a_monitor_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
+@regime(
+    "shared, reused, uncalled modules",
+    "a model that is never called",
+    not_observed="no sites; the log says `0 of 3 sites ran` and asks why",
+    proves=("R57",),
+)
+def test_R57_a_monitor_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
     model, optimizer = small()
     twin, _ = small()
     with Monitor(model, optimizer, max_overhead=None) as monitor:
@@ -238,7 +270,7 @@ def test_a_monitor_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -
     assert "0.0" not in monitor.report()
 
 
-def test_sites_that_did_not_run_are_named_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_R57_sites_that_did_not_run_are_named_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -256,7 +288,7 @@ def test_sites_that_did_not_run_are_named_with_the_reason(caplog: pytest.LogCapt
     assert "2 of 3 sites ran; not observed: idle: it was not called" in caplog.text
 
 
-def test_a_probe_that_fails_is_switched_off_with_one_warning(
+def test_R50_a_probe_that_fails_is_switched_off_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import actdiag.collect.site as site
@@ -275,7 +307,14 @@ def test_a_probe_that_fails_is_switched_off_with_one_warning(
     assert set(last(monitor).sites) == {"0:in", "0", "2"} and last(monitor).step == 2
 
 
-def test_a_writer_that_fails_does_not_stop_the_training_or_the_other_writers(
+@regime(
+    "never in the way",
+    "a writer that fails (disk full)",
+    exact="the training and the other writers",
+    not_observed="that writer, after one warning",
+    proves=("R50", "C36"),
+)
+def test_R50_a_writer_that_fails_does_not_stop_the_training_or_the_other_writers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
@@ -302,7 +341,7 @@ def poisoned() -> tuple[nn.Sequential, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def test_findings_reach_the_callback_the_log_and_the_list(caplog: pytest.LogCaptureFixture) -> None:
+def test_R04_R43_findings_reach_the_callback_the_log_and_the_list(caplog: pytest.LogCaptureFixture) -> None:
     model, optimizer = poisoned()
     told: list[Finding] = []
     with Monitor(model, optimizer, on_finding=told.append, log_every_n_steps=1) as monitor:
@@ -314,7 +353,7 @@ def test_findings_reach_the_callback_the_log_and_the_list(caplog: pytest.LogCapt
     assert any(r.levelno == logging.ERROR and "non-finite" in r.getMessage() for r in caplog.records)
 
 
-def test_a_callback_that_raises_does_not_stop_the_training(caplog: pytest.LogCaptureFixture) -> None:
+def test_R50_a_callback_that_raises_does_not_stop_the_training(caplog: pytest.LogCaptureFixture) -> None:
     model, optimizer = poisoned()
 
     def raises(finding: Finding) -> None:
@@ -326,7 +365,7 @@ def test_a_callback_that_raises_does_not_stop_the_training(caplog: pytest.LogCap
     assert "on_finding raised" in caplog.text
 
 
-def test_raise_on_stops_the_loop_at_the_finding() -> None:
+def test_R43_raise_on_stops_the_loop_at_the_finding() -> None:
     model, optimizer = poisoned()
     with (
         pytest.raises(FindingError, match="non-finite") as error,
@@ -370,7 +409,13 @@ def test_a_wrong_option_names_itself_the_value_and_what_is_allowed(
         assert word in str(error.value)
 
 
-def test_wrong_models_and_optimizers_are_refused_with_the_cure() -> None:
+@regime(
+    "processes",
+    "DataParallel",
+    not_observed="refused at construction, with the cure",
+    proves=("R75",),
+)
+def test_R75_wrong_models_and_optimizers_are_refused_with_the_cure() -> None:
     model, optimizer = small()
     with pytest.raises(ConfigError, match=r"must be an nn.Module or a dict.*got str"):
         Monitor("model", optimizer)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import arrange
 from actdiag.collect.moments import measure, measure_gate, measure_gradient, merge
 from actdiag.collect.units import UnitEvidence, count_open
+from tests.regimes import regime
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
 
@@ -37,7 +38,13 @@ def test_the_spy_sees_a_read() -> None:
     assert spy.reads
 
 
-def test_no_hook_reads_a_tensor_back() -> None:
+@regime(
+    "never in the way",
+    "recorded steps",
+    exact="no hook reads a tensor back to the host",
+    proves=("R17", "C44"),
+)
+def test_R17_no_hook_reads_a_tensor_back() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(8), nn.GELU(), nn.Linear(8, 2))
     model(torch.randn(2, 1, 6, 6))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -50,7 +57,13 @@ def test_no_hook_reads_a_tensor_back() -> None:
             optimizer.step()
 
 
-def test_an_unobserved_step_runs_no_operation_of_ours() -> None:
+@regime(
+    "never in the way",
+    "steps that are not observed",
+    exact="none of our operations runs",
+    proves=("R16", "C45"),
+)
+def test_R16_an_unobserved_step_runs_no_operation_of_ours() -> None:
     def calls(observe: bool) -> int:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -87,7 +100,7 @@ def test_the_reductions_run_on_a_fake_accelerator_where_every_read_raises(device
                 count_octaves(x)
 
 
-def test_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_R17_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
     from actdiag.collect.readout import Readout
 
     fetches: list[int] = []
@@ -107,7 +120,7 @@ def test_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: p
     assert fetches == [1, 1, 1], "one copy, of one device, for each of the three recorded steps"
 
 
-def test_the_overhead_is_that_of_the_recorded_step_before() -> None:
+def test_R19_the_overhead_is_that_of_the_recorded_step_before() -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor(model, optimizer, log_every_n_steps=20, watch_every_n_steps=20, max_overhead=None) as monitor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from actdiag.report.read import read_runs
+from tests.regimes import regime
 
 SCRIPT = """
 import sys, warnings
@@ -44,9 +45,16 @@ if __name__ == "__main__":
 """
 
 
+@regime(
+    "processes",
+    "DistributedDataParallel on two ranks (Lightning, fork)",
+    exact="rank 0's own numbers; both ranks end; one event file",
+    not_observed="the other ranks",
+    proves=("R48", "R49", "C38"),
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "csv"])
-def test_two_ranks_train_to_the_end_and_one_writes(tmp_path: Path, kind: str) -> None:
+def test_R48_R49_two_ranks_train_to_the_end_and_one_writes(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     folder = tmp_path / "out"

@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 
 from actdiag import ActivationFacts, Monitor, Snapshot
 from tests.conftest import assert_untouched
+from tests.regimes import regime
 
 
 def observe(model: nn.Module, *inputs: Any, loss: Any = None, **options: Any) -> Snapshot:
@@ -40,6 +41,12 @@ def seeded(build: Any) -> Any:
     return build()
 
 
+@regime(
+    "in-place and views",
+    "`ReLU(inplace=True)` after a Linear on rows or tokens",
+    exact="all numbers of the out-of-place twin",
+    proves=("R5", "R6", "C1", "C2"),
+)
 @pytest.mark.parametrize("shape", [(6, 4), (3, 6, 4)])
 def test_R05_in_place_relu_gives_the_numbers_of_its_out_of_place_twin(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -53,6 +60,12 @@ def test_R05_in_place_relu_gives_the_numbers_of_its_out_of_place_twin(shape: tup
     assert there.sites["0"].grad_rms, "a gradient hook on a view that is changed in place never fires"
 
 
+@regime(
+    "in-place and views",
+    "in-place ReLU, SiLU, Hardswish, ELU after Conv and BatchNorm",
+    exact="all numbers of the out-of-place twin, gates read before they are overwritten",
+    proves=("R5", "R6", "C1"),
+)
 @pytest.mark.parametrize("kind", ["conv", "norm", "silu", "hardswish", "elu"])
 def test_R05_in_place_activations_after_other_layers(kind: str) -> None:
     def net(inplace: bool) -> nn.Module:
@@ -69,6 +82,12 @@ def test_R05_in_place_activations_after_other_layers(kind: str) -> None:
     assert observe(nets[0], x).sites == observe(nets[1], x).sites
 
 
+@regime(
+    "in-place and views",
+    "a residual `y += x`",
+    exact="all numbers of the out-of-place twin",
+    proves=("R5", "C3"),
+)
 def test_R05_residual_addition_in_place() -> None:
     class Residual(nn.Module):
         def __init__(self, inplace: bool) -> None:
@@ -97,6 +116,12 @@ class Shared(nn.Module):
         return self.c(self.relu(self.b(self.relu(self.a(x)))))
 
 
+@regime(
+    "shared, reused, uncalled modules",
+    "a module called twice in a forward, in two micro-batches",
+    exact="a site for each call (`relu#0`, `relu#1`), equal to two modules",
+    proves=("R55", "C7"),
+)
 def test_R55_a_module_called_several_times_has_call_sites_equal_to_those_of_its_twin() -> None:
     class Apart(Shared):
         def __init__(self) -> None:
@@ -114,13 +139,19 @@ def test_R55_a_module_called_several_times_has_call_sites_equal_to_those_of_its_
     assert (shared.sites["relu#0"].units, shared.sites["relu#1"].units) == (8, 6)
 
 
-def test_a_module_under_two_names_is_observed_once() -> None:
+def test_R55_a_module_under_two_names_is_observed_once() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
     model.register_module("alias", model[0])
     model.forward = lambda x: model[2](model[1](model[0](x)))  # type: ignore[method-assign]
     assert observe(model, torch.randn(3, 4)).sites["0"].n == 12
 
 
+@regime(
+    "shared, reused, uncalled modules",
+    "batches of 32 and 1 in one step",
+    exact="weighted by elements",
+    proves=("R77", "C8"),
+)
 def test_R77_batches_of_unequal_size_are_weighted_by_their_elements() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 3)))
     x = torch.randn(33, 4) * 3 + 1
@@ -132,6 +163,13 @@ def test_R77_batches_of_unequal_size_are_weighted_by_their_elements() -> None:
     assert site.std == pytest.approx(float(truth.std(correction=0)), rel=1e-5)
 
 
+@regime(
+    "in-place and views",
+    "activations called as functions or methods, in place or not (`F.relu`, `torch.tanh`, `x.relu_()`)",
+    exact="all numbers of the module's twin, under the module that runs",
+    not_observed="functions called outside of every module",
+    proves=("R56", "C5"),
+)
 @pytest.mark.parametrize(
     "call,module",
     [
@@ -176,7 +214,7 @@ def test_R56_the_relu_inside_a_transformer_layer_is_seen_and_attributed_to_it() 
     assert "layers.0.self_attn" in snapshot.sites
 
 
-def test_functional_calls_can_be_left_alone() -> None:
+def test_R56_functional_calls_can_be_left_alone() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +227,7 @@ def test_functional_calls_can_be_left_alone() -> None:
     assert set(observe(Functional(), torch.randn(2, 4), functional=True).sites) == {"fc:in", "fc", "relu"}
 
 
-def test_a_users_own_activation_is_known_by_its_facts() -> None:
+def test_R41_a_users_own_activation_is_known_by_its_facts() -> None:
     class Shifted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.relu(x) - 0.4
@@ -266,7 +304,7 @@ def test_R33_recurrent_layers_with_tuples_and_packed_sequences() -> None:
     assert all(site.grad_rms for name, site in sites.items() if site.role != "input")
 
 
-def test_odd_tensors_are_left_out_with_a_reason_and_never_raise(caplog: pytest.LogCaptureFixture) -> None:
+def test_R01_R33_odd_tensors_are_left_out_with_a_reason_and_never_raise(caplog: pytest.LogCaptureFixture) -> None:
     class Odd(nn.Module):
         def __init__(self, make: Any) -> None:
             super().__init__()
@@ -303,6 +341,12 @@ def test_odd_tensors_are_left_out_with_a_reason_and_never_raise(caplog: pytest.L
     assert not [r for r in caplog.records if "failed" in r.getMessage()]
 
 
+@regime(
+    "mixed precision",
+    "autocast in bf16 and fp16 on the CPU",
+    exact="std and rms of the values as computed",
+    proves=("R34", "R35", "C19"),
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_R35_half_precision_under_autocast(dtype: torch.dtype) -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
@@ -335,7 +379,7 @@ def test_R31_a_layer_that_is_unfrozen_later_joins() -> None:
     assert states == [("frozen", True), ("frozen", True), ("trained", False)]
 
 
-def test_sparse_embedding_gradients_are_read_coalesced() -> None:
+def test_R72_sparse_embedding_gradients_are_read_coalesced() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -364,7 +408,7 @@ def test_R66_functorch_transforms_are_left_alone() -> None:
     assert monitor.latest is not None and monitor.latest.sites["0"].n == 9
 
 
-def test_a_gradient_penalty_does_not_keep_a_graph() -> None:
+def test_R70_a_gradient_penalty_does_not_keep_a_graph() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor(model, optimizer, max_overhead=None) as monitor:
@@ -375,7 +419,7 @@ def test_a_gradient_penalty_does_not_keep_a_graph() -> None:
     assert monitor.latest is not None and monitor.latest.sites["0"].grad_rms
 
 
-def test_lazy_scripted_parametrized_and_pruned_modules() -> None:
+def test_R72_lazy_scripted_parametrized_and_pruned_modules() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = torch.jit.script(nn.Linear(4, 4))
@@ -396,7 +440,7 @@ def test_lazy_scripted_parametrized_and_pruned_modules() -> None:
     assert monitor.latest.sites["2"].kind == "Linear"
 
 
-def test_names_are_those_of_the_author_under_wrappers() -> None:
+def test_R71_names_are_those_of_the_author_under_wrappers() -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
 
     class _Wrapper(nn.Module):
@@ -434,7 +478,7 @@ def test_roles_tell_outputs_and_gates_from_hidden_activations() -> None:
     }
 
 
-def test_units_are_taken_from_the_layer_before_and_from_the_user() -> None:
+def test_R44_units_are_taken_from_the_layer_before_and_from_the_user() -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 5, 1)))
     sites = observe(model, torch.randn(4, 2, 9)).sites
     assert (sites["1"].units, sites["1"].samples) == (3, 4)
@@ -448,27 +492,14 @@ def test_include_and_exclude_choose_modules_by_name() -> None:
     assert set(observe(model, torch.randn(2, 4), exclude=["0"]).sites) == {"1", "3:in", "3"}
 
 
-@pytest.mark.parametrize("how", ["wrapper", "in place", "part"])
-def test_compiled_modules_are_named_as_not_observed_and_their_parameters_are(
-    how: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    inner = seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
-    model: Any = inner
-    if how == "wrapper":
-        model = torch.compile(inner, backend="eager")
-    elif how == "in place":
-        inner.compile(backend="eager")
-    else:
-        inner[0].compile(backend="eager")
-    torch._dynamo.reset()
-    snapshot = observe(model, torch.randn(5, 4))
-    assert set(snapshot.sites) == ({"1", "2:in", "2"} if how == "part" else set())
-    assert {p.state for p in snapshot.parameters.values()} == {"trained"}
-    assert set(snapshot.parameters) == {"0.weight", "0.bias", "2.weight", "2.bias"}
-    assert "inside torch.compile and not observed" in caplog.text
-
-
-def test_a_module_called_in_a_long_loop_does_not_make_a_site_of_every_time_step() -> None:
+@regime(
+    "shared, reused, uncalled modules",
+    "a module called 100 times in a loop",
+    exact="the first 31 calls, a site each",
+    approximate="all later calls, pooled into the last site",
+    proves=("R55", "C7"),
+)
+def test_R55_a_module_called_in_a_long_loop_does_not_make_a_site_of_every_time_step() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()

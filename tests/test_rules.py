@@ -217,8 +217,10 @@ BACKWARD = {"a": site(grad_nonfinite=9), "b": site(grad_nonfinite=3), "c": site(
 
 def test_a_gradient_that_is_not_finite_is_named_where_it_is_born() -> None:
     verdict = one("non-finite", snapshot(BACKWARD, grad_norm_total=INF))
-    assert (verdict.layer, verdict.severity) == ("b", "error")
-    assert "3 of 6400" in verdict.message and "while every activation is finite" in verdict.message
+    assert (verdict.layer, verdict.severity) == ("c", "error")
+    assert "c: its backward makes 3 of 6400 gradient values at the output of b" in verdict.message
+    loss = one("non-finite", snapshot({"a": site(grad_nonfinite=9), "b": site(grad_nonfinite=3)}, grad_norm_total=INF))
+    assert loss.layer == "b" and "the loss" in loss.cause
 
 
 def test_a_gradient_that_is_not_finite_but_reaches_no_weight_is_a_warning() -> None:

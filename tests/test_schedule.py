@@ -77,3 +77,40 @@ def test_a_run_that_resumes_in_the_middle_records_its_first_step_and_returns_to_
     schedule = Schedule(Options(log_every_n_steps=10, watch_every_n_steps=100, max_overhead=None))
     modes = {step: schedule.decide(step) for step in range(1003, 1025)}
     assert [step for step, mode in modes.items() if mode == "record"] == [1003, 1010, 1020]
+
+
+def told(options: Options, schedule: Schedule, steps: range) -> list[str]:
+    return [schedule.decide(step) for step in steps]
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_R59_a_restored_schedule_decides_as_if_it_had_never_been_saved(cut: int) -> None:
+    options = Options(log_every_n_steps=7, watch_every_n_steps=3, start_step=2, max_overhead=None)
+    whole = told(options, Schedule(options), range(40))
+    first = Schedule(options)
+    assert told(options, first, range(cut)) == whole[:cut]
+    assert told(options, Schedule.restored(first.state(cut), options), range(cut, 40)) == whole[cut:]
+    first.decide(cut)
+    again = Schedule.restored(first.state(cut), options)
+    assert told(options, again, range(cut, 40)) == whole[cut:], "a step that has begun and not ended begins again"
+
+
+def test_R59_an_interval_that_is_given_anew_holds_at_once() -> None:
+    slow = Options(log_every_n_steps=1000, watch_every_n_steps=100, max_overhead=None)
+    fast = Options(log_every_n_steps=1, watch_every_n_steps=100, max_overhead=None)
+    schedule = Schedule(slow)
+    told(slow, schedule, range(10))
+    assert told(fast, Schedule.restored(schedule.state(10), fast), range(10, 13)) == ["record"] * 3
+
+
+def test_R59_a_restored_budget_has_learned_what_the_saved_one_had() -> None:
+    options = Options(log_every_n_steps=10, watch_every_n_steps=1, max_overhead=0.02)
+    clock = Clock()
+    schedule = Schedule(options, clock)
+    for step in range(2000):
+        mode = schedule.decide(step)
+        clock.now += 1.0 + {"record": 8.0, "watch": 0.5, "off": 0.0}[mode]
+        schedule.budget.lap(mode)
+    again = Schedule.restored(schedule.state(2000), options)
+    assert again.budget.state() == schedule.budget.state()
+    assert told(options, again, range(2000, 2400)) == told(options, schedule, range(2000, 2400))

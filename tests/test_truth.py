@@ -57,25 +57,25 @@ def check_dead(kind: str, layout: str, size: int) -> None:
 @pytest.mark.parametrize("size", [8, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_dead_units_are_exact_whatever_the_batch_size(kind: str, layout: str, size: int) -> None:
+def test_R40_R44_dead_units_are_exact_whatever_the_batch_size(kind: str, layout: str, size: int) -> None:
     check_dead(kind, layout, size)
 
 
 @pytest.mark.parametrize("kind", ["B", "D"])
-def test_dead_units_are_exact_with_batches_of_one(kind: str) -> None:
+def test_R40_dead_units_are_exact_with_batches_of_one(kind: str) -> None:
     check_dead(kind, "tokens", 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_dead_units_are_exact_with_batches_of_one_in_every_layout(kind: str, layout: str) -> None:
+def test_R40_R44_dead_units_are_exact_with_batches_of_one_in_every_layout(kind: str, layout: str) -> None:
     check_dead(kind, layout, 1)
 
 
 @pytest.mark.parametrize("std,low,high", [(None, 0.0, 0.25), (1.0, 0.75, 0.95)])
 @pytest.mark.parametrize("size", [8, 64])
-def test_the_saturated_share_equals_a_count_over_the_elements(
+def test_R41_the_saturated_share_equals_a_count_over_the_elements(
     std: float | None, low: float, high: float, size: int
 ) -> None:
     x, y = digits()
@@ -149,7 +149,7 @@ def forward_and_gradients(
     return outputs, grads
 
 
-def test_parameters_and_their_update_equal_a_plain_computation() -> None:
+def test_R29_parameters_and_their_update_equal_a_plain_computation() -> None:
     x, y = digits()
     net = mlp()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)

@@ -8,7 +8,7 @@ import torch
 
 from actdiag.collect.activations import GELU, RELU, TANH
 from actdiag.collect.layout import arrange
-from actdiag.collect.units import MIN_OBSERVATIONS, UnitEvidence, UnitLedger, UnitVerdict, count_open
+from actdiag.collect.units import MIN_OBSERVATIONS, UnitEvidence, UnitLedger, UnitVerdict, count_open, follow
 
 
 class Watcher:
@@ -125,3 +125,64 @@ def test_nan_does_not_make_a_unit_dead() -> None:
 def test_states_are_one_letter_a_unit() -> None:
     verdict = Watcher(5).show([32] * 5, times=20)
     assert len(verdict.states) == 5 and np.unique(list(verdict.states)).tolist() == ["a"]
+
+
+def observed(batches: list[tuple[list[int], int, int]], window: int = 10_000) -> UnitEvidence:
+    evidence = UnitEvidence.empty(len(batches[0][0]) if batches else 3, torch.device("cpu"), window)
+    for opened, samples, step in batches:
+        evidence.observe(torch.tensor(opened, dtype=torch.float32), samples, step)
+    return evidence
+
+
+def course(seed: int, n: int) -> list[tuple[list[int], int, int]]:
+    rng = np.random.default_rng(seed)
+    steps = np.cumsum(rng.integers(0, 4, n)) + 7
+    return [
+        ((rng.integers(0, 9, 3) * (rng.random(3) < [0.9, 0.2, 0.0])).tolist(), int(rng.integers(8, 40)), int(step))
+        for step in steps
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("window", [120, 10_000])
+def test_R59_evidence_in_two_parts_is_the_evidence_in_one_wherever_the_cut_lies(seed: int, window: int) -> None:
+    batches = course(seed, 12)
+    whole = observed(batches, window)
+    for cut in range(13):
+        older, newer = observed(batches[:cut], window), observed(batches[cut:], window)
+        joined = follow(older, newer)
+        assert torch.equal(joined.ages_3C, whole.ages_3C), cut
+        assert (joined.samples, joined.observations) == (whole.samples, whole.observations)
+        assert (joined._first_step, joined._last_step) == (whole._first_step, whole._last_step)
+        if window > 1_000 or cut in (0, 11, 12):
+            assert torch.equal(joined.open_C, whole.open_C) and joined.block == whole.block
+            assert torch.equal(joined.open_before_C, whole.open_before_C)
+
+
+def test_R59_joining_changes_neither_part_and_refuses_another_width() -> None:
+    older, newer = observed(course(1, 5)), observed(course(2, 5))
+    before = older.ages_3C.clone(), newer.ages_3C.clone(), list(newer.block)
+    joined = follow(older, newer)
+    joined.observe(torch.ones(3), 8, 99)
+    assert torch.equal(before[0], older.ages_3C) and torch.equal(before[1], newer.ages_3C) and before[2] == newer.block
+    with pytest.raises(ValueError, match="3 units, then 2"):
+        follow(older, observed([([1, 2], 4, 0)]))
+
+
+def test_R59_saved_evidence_and_deaths_go_on_as_if_never_saved() -> None:
+    watcher = Watcher(3)
+    watcher.show([0, 8, 4], times=21)
+    again = Watcher(3)
+    again.step = watcher.step
+    again.evidence = UnitEvidence.restored(watcher.evidence.state(), 640)
+    again.ledger = UnitLedger.restored(watcher.ledger.state(), 3)
+    for opened in ([0, 8, 0], [5, 8, 0], [0, 0, 0]):
+        assert again.show(opened, times=12) == watcher.show(opened, times=12)
+    assert again.evidence.ages_3C.dtype == torch.float64
+
+
+def test_R59_restored_evidence_moves_to_the_device_of_what_is_observed() -> None:
+    evidence = UnitEvidence.restored(observed(course(1, 5)).state(), 640)
+    evidence.observe(torch.ones(3, device="meta"), 8, 99)
+    assert {x.device.type for x in (evidence.ages_3C, evidence.open_C, evidence.open_before_C)} == {"meta"}
+    assert evidence.samples > 8

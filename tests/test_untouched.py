@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from actdiag import MemoryWriter, Monitor
 from tests.conftest import assert_untouched
 from tests.nets import digits
+from tests.regimes import regime
 
 
 class Dropped(nn.Module):
@@ -74,14 +75,26 @@ def train(build: Callable[[], nn.Module], steps: int, *, observe: bool, **option
     return fingerprint(model), losses
 
 
+@regime(
+    "never in the way",
+    "50 steps with Dropout, BatchNorm, in-place, shared and functional activations and clipping",
+    exact="weights, buffers, losses and random numbers bit for bit",
+    proves=("R51", "C31", "C32"),
+)
 @pytest.mark.parametrize("every", [1, 2, 7])
-def test_fifty_steps_are_bit_identical_with_and_without(every: int) -> None:
+def test_R51_fifty_steps_are_bit_identical_with_and_without(every: int) -> None:
     bare = train(Dropped, 50, observe=False)
     assert train(Dropped, 50, observe=True, log_every_n_steps=every, watch_every_n_steps=3) == bare
 
 
+@regime(
+    "checkpointing",
+    "20 steps with a checkpointed block, reentrant or not",
+    exact="bit-identical training; each forward once, with gradients",
+    proves=("R51", "R70", "C23"),
+)
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_training_is_bit_identical_and_counted_once(reentrant: bool) -> None:
+def test_R51_R70_checkpointed_training_is_bit_identical_and_counted_once(reentrant: bool) -> None:
     from torch.utils.checkpoint import checkpoint
 
     class Checkpointed(nn.Module):
@@ -122,8 +135,14 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
+@regime(
+    "interruptions",
+    "an exception or Ctrl-C in the loop, inside `with Monitor`",
+    exact="it passes; model and optimizer are as before",
+    proves=("R60", "C37"),
+)
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()])
-def test_an_exception_or_ctrl_c_in_the_loop_passes_and_leaves_nothing(error: BaseException) -> None:
+def test_R60_an_exception_or_ctrl_c_in_the_loop_passes_and_leaves_nothing(error: BaseException) -> None:
     model, optimizer = observed_model()
     with pytest.raises(type(error)), Monitor(model, optimizer, log_every_n_steps=1):
         one_step(model, optimizer)
@@ -133,7 +152,7 @@ def test_an_exception_or_ctrl_c_in_the_loop_passes_and_leaves_nothing(error: Bas
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
 
 
-def test_an_exception_inside_a_forward_leaves_no_function_mode_behind() -> None:
+def test_R60_an_exception_inside_a_forward_leaves_no_function_mode_behind() -> None:
     class Breaks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -151,7 +170,13 @@ def test_an_exception_inside_a_forward_leaves_no_function_mode_behind() -> None:
     assert_untouched(model)
 
 
-def test_a_monitor_that_is_dropped_takes_its_hooks_along() -> None:
+@regime(
+    "interruptions",
+    "a monitor that is dropped without close (a notebook cell run again)",
+    exact="its hooks go with it",
+    proves=("R60", "C37"),
+)
+def test_R60_a_monitor_that_is_dropped_takes_its_hooks_along() -> None:
     model, optimizer = observed_model()
     monitor = Monitor(model, optimizer)
     one_step(model, optimizer)
@@ -161,7 +186,7 @@ def test_a_monitor_that_is_dropped_takes_its_hooks_along() -> None:
     one_step(model, optimizer)
 
 
-def test_the_model_is_freed_without_a_collection_while_the_monitor_lives() -> None:
+def test_R26_the_model_is_freed_without_a_collection_while_the_monitor_lives() -> None:
     model, optimizer = observed_model()
     monitor = Monitor(model, optimizer, log_every_n_steps=1)
     one_step(model, optimizer)
@@ -176,7 +201,13 @@ def test_the_model_is_freed_without_a_collection_while_the_monitor_lives() -> No
     monitor.close()
 
 
-def test_no_activation_outlives_its_step() -> None:
+@regime(
+    "never in the way",
+    "activations, with and without a backward",
+    exact="freed as without actdiag",
+    proves=("R25", "R27", "C33"),
+)
+def test_R25_R27_no_activation_outlives_its_step() -> None:
     model, optimizer = observed_model()
     kept: list[weakref.ref[Tensor]] = []
     handle = model[1].register_forward_hook(lambda m, a, out: kept.append(weakref.ref(out)))
@@ -194,7 +225,7 @@ def test_no_activation_outlives_its_step() -> None:
         handle.remove()
 
 
-def test_an_attached_model_pickles_copies_and_saves_and_its_copies_record_nothing() -> None:
+def test_R21_R22_R23_an_attached_model_pickles_copies_and_saves_and_its_copies_record_nothing() -> None:
     model, optimizer = observed_model()
     keys = list(model.state_dict())
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
@@ -219,7 +250,7 @@ def test_an_attached_model_pickles_copies_and_saves_and_its_copies_record_nothin
         assert {site.n for site in monitor.latest.sites.values()} == {20, 40, 10}
 
 
-def test_memory_stays_flat_over_many_recorded_steps() -> None:
+def test_R25_memory_stays_flat_over_many_recorded_steps() -> None:
     model, optimizer = observed_model()
     with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None):
 
@@ -235,12 +266,12 @@ def test_memory_stays_flat_over_many_recorded_steps() -> None:
         assert tensors() == before
 
 
-def test_closing_twice_and_a_second_monitor_are_fine() -> None:
+def test_closing_twice_and_a_second_monitor_of_another_prefix_are_fine() -> None:
     model, optimizer = observed_model()
     first = Monitor(model, optimizer)
     first.close()
     first.close()
-    with Monitor(model, optimizer) as second, Monitor(model, optimizer) as third:
+    with Monitor(model, optimizer) as second, Monitor(model, optimizer, prefix="b") as third:
         one_step(model, optimizer)
         assert second.latest is not None and third.latest is not None
         assert second.latest.sites == third.latest.sites

@@ -177,6 +177,15 @@ SILU = ActivationFacts(
     expected_std=0.55954,
     max_slope=1.09984,
 )
+QUICK_GELU = ActivationFacts(
+    name="QuickGELU",  # x * sigmoid(1.702 x), of GPT-1 and CLIP
+    reads="input",
+    gate=over(lambda z: silu_slope(1.702 * z), 1.09984),
+    closed_low=-3.6092,
+    expected_mean=0.28233,
+    expected_std=0.58501,
+    max_slope=1.09984,
+)
 MISH = ActivationFacts(
     name="Mish",
     reads="input",

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.activations import ActivationFacts
-from actdiag.collect.functional import FunctionalMode
-from actdiag.collect.hooks import Probe, observe
-from actdiag.collect.layout import default_unit_dim, unit_dim_of
-from actdiag.collect.scope import Scope, ScopeHook
-from actdiag.collect.site import Site
-from actdiag.collect.sites import UNHOOKABLE, Target, compiled_parts, discover, named_modules
+from actdiag.collect.attachment import Attachment
+from actdiag.collect.dims import UnitDims
+from actdiag.collect.functional import FunctionHook
+from actdiag.collect.gates import Gates
+from actdiag.collect.hooks import counts, observe, see_gradient
+from actdiag.collect.scope import Scope
+from actdiag.collect.site import Site, name_calls
+from actdiag.collect.sites import Target, discover
 from actdiag.config import ConfigError, Options
 from actdiag.names import call_name, matches
 from actdiag.snapshot import Role
@@ -32,14 +33,14 @@ class Collector:
 
     def __init__(self, models: Mapping[str, nn.Module], options: Options) -> None:
         self._options = options
-        self._own: dict[Any, ActivationFacts] = dict(options.activations)
-        for key, facts in self._own.items():
+        self.own: dict[Any, ActivationFacts] = dict(options.activations)
+        for key, facts in self.own.items():
             if not isinstance(facts, ActivationFacts):
                 raise ConfigError(f"activations[{key!r}] must be ActivationFacts, got {type(facts).__name__}")
-        self._models = {name: weakref.ref(model) for name, model in models.items()}
-        self.targets: list[Target] = discover(models, self._own, include=options.include, exclude=options.exclude)
-        self._compiled = compiled_parts(models)
+        self.models = {name: weakref.ref(model) for name, model in models.items()}
+        self.targets: list[Target] = discover(models, self.own, include=options.include, exclude=options.exclude)
         self._names = {target.name for target in self.targets}
+        self._observed = {target.name for target in self.targets if target.facts is not None}
         self.sites: dict[tuple[str, int], Site] = {}
         self.scope = Scope()
         self.recording = False
@@ -48,38 +49,38 @@ class Collector:
         self.window = options.window_samples
         self.histograms = options.histograms
         self.gradients = options.gradients
+        self.functional = options.functional
         self.on_forward: Callable[[], None] | None = None
-        self._handles: list[RemovableHandle] = []
-        self._mode: FunctionalMode | None = None
         self._generation = 0
-        self._needs_scope = False
-        self._frozen_names = False
+        self.needs_scope = False
+        self.frozen_names = False
         self._input: dict[str, str] = {}
-        self._last: tuple[int, int, int] | None = None
-        self._dims: dict[str, tuple[int, int]] = {}
+        self.dims = UnitDims(options.unit_dims)
         self._order = 0
         self._failed: set[str] = set()
-        self._observed: set[str] = set()
-        self._squashed: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
+        self._gates = Gates()
+        self._functions: dict[tuple[str, ActivationFacts], FunctionHook] = {}
+        self._attachment = Attachment(models, self)
+        self._attachment.prepare()
 
     # What hooks ask -------------------------------------------------------------------------------------
 
     def wants(self, name: str) -> bool:
         """Whether a forward of this module that happens now is a training forward of its model."""
-        ref = self._models.get(self._prefix(name))
+        ref = self.models.get(self.prefix(name))
         model = ref() if ref is not None else None
         return model is not None and model.training
 
-    def _prefix(self, name: str) -> str:
+    def prefix(self, name: str) -> str:
         """The name of the model that a module belongs to."""
-        return next((p for p in self._models if p and (name == p or name.startswith((f"{p}.", f"{p}/")))), "")
+        return next((p for p in self.models if p and (name == p or name.startswith((f"{p}.", f"{p}/")))), "")
 
-    def next_call(self, key: str) -> int:
+    def next_call(self, key: str, traced: int | None = None) -> int:
         """The call number in the running forward; always 0 where scopes are not followed.
 
         Of a module that is called in a loop (a hand-written recurrent cell) the last call site takes in the rest.
         """
-        return min(self.scope.next_call(key), MOST_CALLS - 1) if self.recording or self._needs_scope else 0
+        return min(self.scope.next_call(key, traced), MOST_CALLS - 1) if self.follows() else 0
 
     def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site:
         """The site of one call, made when it is first seen."""
@@ -88,8 +89,8 @@ class Collector:
             several = index > 0
             site = self.sites[key, index] = Site(call_name(key, index, several=several), kind, role, facts)
             if index > 0:
-                self._needs_scope = True
-                if not self._frozen_names:
+                self.needs_scope = True
+                if not self.frozen_names:
                     self.sites[key, 0].name = call_name(key, 0, several=True)
         site.facts = facts
         if site.order == 0:
@@ -98,38 +99,23 @@ class Collector:
         return site
 
     def unit_dim(self, key: str, module: nn.Module | None, x: Tensor) -> int:
-        """Which dimension counts the units: the user's word, the layer's own, the layer before, or a default."""
-        for pattern, dim in self._options.unit_dims.items():
-            if matches(key, [pattern]):
-                if not -x.ndim <= dim < x.ndim:
-                    raise ValueError(f"unit_dims gives dimension {dim} to {key}, whose output has {x.ndim} dimensions")
-                return dim
-        own = unit_dim_of(module, x) if module is not None else None
-        if own is not None:
-            self._last = x.ndim, own, x.shape[own] if x.ndim else 1
-            return own
-        # A watch step hooks only what can die: the layers before are known from the last recorded step.
-        if not self.recording and self._dims.get(key, (0, 0))[0] == x.ndim:
-            return self._dims[key][1]
-        dim = self._after_last(x)
-        self._dims[key] = x.ndim, dim
-        return dim
-
-    def _after_last(self, x: Tensor) -> int:
-        """What follows a layer without changing its number of units (pooling, dropout) has its unit dimension."""
-        if self._last is not None and x.ndim == self._last[0] and x.ndim and x.shape[self._last[1]] == self._last[2]:
-            return self._last[1]
-        return default_unit_dim(x)
+        """Which dimension of a site's tensor counts the units."""
+        return self.dims.find(key, module, x, recording=self.recording)
 
     def input_of(self, target: Target) -> bool:
         """Whether a target is the first layer with weights of its model, whose input is a site of its own."""
         if not target.weighted:
             return False
-        return self._input.setdefault(self._prefix(target.name), target.name) == target.name
+        return self._input.setdefault(self.prefix(target.name), target.name) == target.name
 
     def generation(self) -> int:
         """Counts armed steps; a gradient hook of an older step keeps still."""
         return self._generation
+
+    @property
+    def deaf(self) -> bool:
+        """Whether there is compiled code in which activations called as functions are not heard."""
+        return self._attachment.deaf
 
     def fail(self, name: str, error: Exception) -> None:
         """Say once that a probe has been switched off."""
@@ -149,6 +135,7 @@ class Collector:
         self.step, self.recording, self.single = step, recording, False
         self.scope.clear()
         if recording:
+            self._order = 0
             for site in self.sites.values():
                 site.clear()
         else:
@@ -159,75 +146,98 @@ class Collector:
     def restart(self) -> None:
         """What was added up since `arm` belongs to a step that was skipped: forget it, go on observing."""
         self._generation += 1
-        self._squashed.clear()
+        self._gates.clear()
         for site in self.sites.values():
             site.clear()
 
     def attach(self) -> None:
-        """Put the hooks on the models, scopes first. Safe to call again after `detach`."""
-        if self._handles:
-            return
-        scoped = self.recording or self._needs_scope
-        if scoped:
-            self._attach_scopes()
-        for target in self.targets:
-            module = target.module()
-            if module is None or target.barred or target.name in self._failed:
-                continue
-            if self.recording or (target.facts is not None and target.facts.can_close):
-                self._handles += Probe(target, self).attach(module)
+        """Put the hooks on the models. Safe to call again after `detach`."""
+        self._attachment.attach()
 
-    def _attach_scopes(self) -> None:
-        alive = {name: model for name, ref in self._models.items() if (model := ref()) is not None}
-        plain = {target.name for target in self.targets if target.kind in _NO_FUNCTIONS}
-        for name, module in named_modules(alive):
-            if name not in plain and id(module) not in self._compiled and not isinstance(module, _UNSCOPED):
-                self._handles += ScopeHook(name, self.scope, self._enter, self._leave).attach(module)
-        self._observed = {target.name for target in self.targets if target.facts is not None}
+    def follows(self) -> bool:
+        """Whether the place in the model is to be followed in this step."""
+        return self.recording or self.needs_scope
 
-    def _enter(self) -> None:
+    def failed(self, name: str) -> bool:
+        """Whether a probe has been switched off."""
+        return name in self._failed
+
+    def observes(self, name: str) -> bool:
+        """Whether a module is an activation that is observed itself."""
+        return name in self._observed
+
+    def begin_forward(self) -> None:
+        """A forward begins that no other module called."""
         if self.on_forward is not None:
             self.on_forward()
-        if self._options.functional and self._mode is None and not self._compiled:
-            mode = FunctionalMode(self.scope, self._observed, self._own, listener=self)
-            mode.__enter__()  # type: ignore[no-untyped-call]
-            self._mode = mode
 
-    def _leave(self) -> None:
-        mode, self._mode = self._mode, None
-        if mode is not None:
-            mode.leave()
+    def adopt_compiled(self) -> bool:
+        """Have code that is older than our hooks compiled once more, if nothing was seen; whether there was any."""
+        found = self._attachment.adopt_compiled()
+        self._attachment.prepare()
+        return found
 
     def note_output(self, out: Tensor, site: Site) -> None:
         """Remember the output of a sigmoid: if it is multiplied with another tensor, it is a gate."""
-        facts = site.facts
-        if (
-            facts is not None
-            and site.role == "activation"
-            and (facts.saturated_low if facts.saturated_low is not None else -1.0) >= 0
-        ):
-            self._squashed[id(out)] = weakref.ref(out), site
+        self._gates.note_output(out, site)
 
     def saw_product(self, factors: tuple[Any, ...]) -> None:
-        """Tensors are multiplied elementwise: a sigmoid among them is a gate."""
-        if sum(isinstance(factor, Tensor) for factor in factors) < 2:
-            return
-        for factor in factors if self._squashed else ():
-            for tensor in (factor, getattr(factor, "_base", None)):
-                held = self._squashed.get(id(tensor))
-                if held is not None and held[0]() is tensor:
-                    held[1].role = "gate"
+        """Tensors are multiplied elementwise."""
+        self._gates.saw_product(factors)
+
+    def saw_sum(self, terms: tuple[Any, ...], total: Any) -> None:
+        """Something was added or subtracted."""
+        self._gates.saw_sum(terms, total)
 
     def saw_function(self, scope: str, name: str, facts: ActivationFacts, x: Tensor, out: Tensor) -> None:
-        key = f"{scope}/{name}" if scope or name in self._names else name
-        if key in self._failed or self._left_out(scope):
-            return
+        """An activation function was called while the module `scope` ran."""
+        if not self._left_out(scope):
+            self._see_function(self._function_key(scope, name), facts, x, out)
+
+    def _function_key(self, scope: str, name: str) -> str:
+        return f"{scope}/{name}" if scope or name in self._names else name
+
+    def _see_function(
+        self, key: str, facts: ActivationFacts, x: Tensor | None, out: Tensor, call: int | None = None
+    ) -> Site | None:
+        if key in self._failed:
+            return None
         try:
-            self._needs_scope = True
-            site = self.site(key, self.next_call(key), kind=facts.name, role="activation", facts=facts)
+            self.needs_scope = True
+            site = self.site(key, self.next_call(key, call), kind=facts.name, role="activation", facts=facts)
+            site.traced = call is not None
+            counted = counts(site, self)
             observe(site, self, out, module=None, read=x)
+            return site if counted else None
         except Exception as error:
             self.fail(key, error)
+            return None
+
+    def function_hook(self, scope: str, name: str, facts: ActivationFacts) -> int:
+        """The number of the hook for a function call in compiled code; 0 if it is not to be observed."""
+        key = self._function_key(scope, name)
+        if self._left_out(scope):
+            return 0
+        hook = self._functions.get((key, facts))
+        if hook is None:
+            hook = self._functions[key, facts] = FunctionHook(self, scope, key, facts)
+        return hook.number
+
+    def saw_traced(self, hook: FunctionHook, x: Tensor | None, out: Tensor, call: int) -> Site | None:
+        """A function was called in compiled code; its site, if the call counts."""
+        if not self.wants(hook.scope):
+            return None
+        site = self._see_function(hook.key, hook.facts, x, out, call)
+        if site is not None:
+            self._attachment.tracing.settle(site, hook.number, call)
+        return site
+
+    def saw_gradient(self, hook: FunctionHook, site: Site, g: Tensor) -> None:
+        """The gradient of a function's output in compiled code."""
+        try:
+            see_gradient(site, self, g)
+        except Exception as error:
+            self.fail(hook.key, error)
 
     def _left_out(self, scope: str) -> bool:
         include, exclude = self._options.include, self._options.exclude
@@ -235,25 +245,30 @@ class Collector:
 
     def detach(self) -> None:
         """Take the hooks off; what was added up stays (validation in the middle of a step)."""
-        self._leave()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._attachment.detach()
+
+    def close(self) -> None:
+        """Observing is over: nothing stays on the models."""
+        self.disarm()
+        self._attachment.close()
+        self._functions.clear()
 
     def disarm(self) -> None:
         """The step is over: no hook stays, and gradients of it that come later are not counted."""
         self.detach()
         self._generation += 1
-        self._last = None
-        self._squashed.clear()
+        self.dims.restart()
+        self._gates.clear()
 
     def freeze_names(self) -> None:
         """After the first recorded step a site keeps its name, even if its module is called more often later."""
-        self._frozen_names = True
+        self.frozen_names = bool(self.sites)
 
     def seen(self) -> list[Site]:
         """The sites that ran in this recorded step, in execution order."""
         ran = [site for site in self.sites.values() if site.moments is not None]
+        if not self.frozen_names:
+            name_calls(self.sites)
         return sorted(ran, key=lambda site: site.order)
 
     def unseen(self) -> dict[str, str]:
@@ -261,21 +276,15 @@ class Collector:
         ran = {key for (key, _), site in self.sites.items() if site.moments is not None}
         refused = {key: site.refused for (key, _), site in self.sites.items() if site.refused}
         return {
-            target.name: target.barred or refused.get(target.name) or "it was not called"
+            target.name: refused.get(target.name) or self._why_not_called(target)
             for target in self.targets
             if target.name not in ran
         }
 
-
-# Their forward calls one kernel; no activation function can hide in it.
-_NO_FUNCTIONS = (
-    "Linear",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "LayerNorm",
-    "Embedding",
-)
-_UNSCOPED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, *UNHOOKABLE)
+    def _why_not_called(self, target: Target) -> str:
+        module = target.module()
+        if not self._attachment.inside(module):
+            return "it was not called"
+        if self._attachment.hidden(module):
+            return "it is compiled by torch.compile; only its parameters are observed"
+        return "compiled code did not call it, or it gives no floating-point tensor"

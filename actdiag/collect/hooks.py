@@ -1,4 +1,4 @@
-"""The forward hook of one module. It reduces at once, keeps no tensor, returns None and never raises.
+"""What is done with a call of one module. It reduces at once, keeps no tensor, returns None and never raises.
 
 What is right here was measured: an in-place activation overwrites its input, so what needs the input reads it
 in a pre-hook; the gradient hook of a view that is later changed in place silently never fires, so it goes on
@@ -13,14 +13,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.layout import arrange, default_unit_dim, first_tensor, refusal, unit_dim_of
-from actdiag.collect.scope import Silent, untraceable
+from actdiag.collect.scope import untraceable
 from actdiag.collect.site import Site
 from actdiag.collect.sites import Target
 from actdiag.snapshot import Role
+
+WITHOUT_GRADIENTS = "it ran without gradients"
 
 
 class Recorder(Protocol):
@@ -34,9 +35,10 @@ class Recorder(Protocol):
     gradients: bool
 
     def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site: ...
-    def next_call(self, key: str) -> int: ...
+    def next_call(self, key: str, traced: int | None = None) -> int: ...
     def wants(self, name: str) -> bool: ...
     def unit_dim(self, key: str, module: nn.Module | None, x: Tensor) -> int: ...
+    def prefix(self, name: str) -> str: ...
     def input_of(self, target: Target) -> bool: ...
     def fail(self, name: str, error: Exception) -> None: ...
     def generation(self) -> int: ...
@@ -49,31 +51,28 @@ def in_backward() -> bool:
 
 
 class Probe:
-    """Observes the calls of one module while attached."""
+    """Observes the calls of one module; the hooks of `traced` tell it of them."""
 
     def __init__(self, target: Target, recorder: Recorder) -> None:
         self.target = target
         self._recorder = recorder
         self._on = True
         self._early: Site | None = None
-
-    def attach(self, module: nn.Module) -> list[RemovableHandle]:
-        """Register the hooks this module needs."""
-        handles = [module.register_forward_hook(Silent(self.after), with_kwargs=True)]
-        facts = self.target.facts
-        if facts is not None and facts.reads == "input" and getattr(module, "inplace", False):
-            handles.append(module.register_forward_pre_hook(Silent(self.before), with_kwargs=True))
-        return handles
+        self.gradients = recorder.gradients
+        module, facts = target.module(), target.facts
+        self.reads_early = facts is not None and facts.reads == "input" and bool(getattr(module, "inplace", False))
+        """Whether the gate's input is gone after the forward: the activation overwrites it."""
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Forward pre-hook of an in-place activation whose gate needs the input."""
-        self._guard(self._read_early, module, (args, kwargs))
+        self.guard(self._find_early, module, (args, kwargs))
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Forward hook."""
-        self._guard(self._observe, module, (args, kwargs), output)
+        self.guard(self._find, module, (args, kwargs), output)
 
-    def _guard(self, work: Callable[..., None], *args: Any) -> None:
+    def guard(self, work: Callable[..., None], *args: Any) -> None:
+        """Do a piece of work; on an exception switch this probe off."""
         if not self._on or untraceable():
             return
         try:
@@ -82,41 +81,81 @@ class Probe:
             self._on = False
             self._recorder.fail(self.target.name, error)
 
-    def _site(self) -> Site:
+    def _site(self, call: int | None) -> Site:
         t = self.target
-        index = self._recorder.next_call(t.name)
-        return self._recorder.site(t.name, index, kind=t.kind, role=t.role, facts=t.facts)
+        index = self._recorder.next_call(t.name, call)
+        site = self._recorder.site(t.name, index, kind=t.kind, role=t.role, facts=t.facts)
+        site.traced = call is not None
+        return site
 
-    def _read_early(self, module: nn.Module, given: Any) -> None:
+    def _find_early(self, module: nn.Module, given: Any) -> None:
         self._early = None
-        if not self._recorder.wants(self.target.name):
-            return
-        x = first_tensor(given)
-        self._early = self._site()
+        if self.wanted():
+            self.see_early(module, first_tensor(given))
+
+    def see_early(self, module: nn.Module, x: Tensor | None, call: int | None = None) -> None:
+        """Observe the input of an in-place activation. `call`: its number in the code that was traced."""
+        self._early = self._site(call)
         if x is not None and refusal(x) is None and counts(self._early, self._recorder):
             read_gate(self._early, self._recorder, x, self._recorder.unit_dim(self.target.name, module, x))
 
-    def _observe(self, module: nn.Module, given: Any, output: Any) -> None:
-        if not self._recorder.wants(self.target.name):
-            return
-        x, out = first_tensor(given), first_tensor(output)
-        site, self._early = self._early or self._site(), None
-        late = not (self.target.facts and self.target.facts.reads == "input" and getattr(module, "inplace", False))
-        observe(site, self._recorder, out, module=module, read=x if late else None)
-        if self._recorder.recording and x is not None and self._recorder.input_of(self.target):
-            self._observe_input(module, x)
+    def _find(self, module: nn.Module, given: Any, output: Any) -> None:
+        if self.wanted():
+            self.see(module, first_tensor(given), first_tensor(output))
 
-    def _observe_input(self, module: nn.Module, x: Tensor) -> None:
+    def wanted(self) -> bool:
+        """Whether a call that happens now is to be observed; a watched step asks only for what can die."""
+        recorder, facts = self._recorder, self.target.facts
+        if not recorder.recording and not (facts is not None and facts.can_close):
+            return False
+        return recorder.wants(self.target.name)
+
+    def touch(self, call: int) -> None:
+        """A call without gradients: it may be the first pass of a checkpoint, which says what comes after what."""
+        if self.wanted():
+            self._site(call).refused = WITHOUT_GRADIENTS
+            self._recorder.input_of(self.target)
+
+    def generation(self) -> int:
+        """The armed step that is running."""
+        return self._recorder.generation()
+
+    def see(self, module: nn.Module, x: Tensor | None, out: Tensor | None, call: int | None = None) -> Site | None:
+        """Observe one call; its site, if the call counts.
+
+        `call`: its number in the code that was traced by torch.compile, None for an eager call.
+        """
+        site, self._early = self._early or self._site(call), None
+        counted = counts(site, self._recorder)
+        observe(site, self._recorder, out, module=module, read=None if self.reads_early else x)
+        if self._recorder.recording and x is not None and self._recorder.input_of(self.target):
+            self._observe_input(module, x, site)
+        return site if counted else None
+
+    def see_gradient(self, site: Site, g: Tensor) -> None:
+        """Add the gradient of one call of compiled code."""
+        see_gradient(site, self._recorder, g)
+
+    def _observe_input(self, module: nn.Module, x: Tensor, own: Site) -> None:
         if refusal(x) is not None:
             return
         key = f"{self.target.name}:in"
         site = self._recorder.site(key, 0, kind=self.target.kind, role="input", facts=None)
+        site.traced = own.traced
         if counts(site, self._recorder):
             dim = unit_dim_of(module, x)
             with quiet(x):
                 units = arrange(x.detach(), default_unit_dim(x) if dim is None else dim)
                 site.add_forward(units, histogram=self._recorder.histograms)
             site.forward_calls += not in_backward()
+
+
+def see_gradient(site: Site, recorder: Recorder, g: Tensor) -> None:
+    """Add the gradient of one call of compiled code; of a step with several evaluations only the first."""
+    repeated = recorder.single and site.gradient_calls > 0
+    if recorder.recording and recorder.gradients and not repeated and refusal(g) is None:
+        with quiet(g):
+            site.add_gradient(g, histogram=recorder.histograms)
 
 
 def counts(site: Site, recorder: Recorder) -> bool:
@@ -129,7 +168,8 @@ def counts(site: Site, recorder: Recorder) -> bool:
     """
     if recorder.single and site.forward_calls > 0:
         return False
-    return torch.is_grad_enabled() and not (in_backward() and site.forward_calls > 0)
+    # Compiled code runs inside an autograd function, where gradients are off; its tracing has asked for them.
+    return (site.traced or torch.is_grad_enabled()) and not (in_backward() and site.forward_calls > 0)
 
 
 def observe(
@@ -154,6 +194,8 @@ def observe(
             read_gate(site, recorder, source, dim)
         if not in_backward():
             site.forward_calls += 1
+    elif not site.traced and not torch.is_grad_enabled():
+        site.refused = WITHOUT_GRADIENTS
     if recorder.single and not counted:
         return
     if recorder.recording and recorder.gradients and out.requires_grad and out.grad_fn is not None:

@@ -16,6 +16,7 @@ from actdiag.collect.activations import (
     HARDSWISH,
     LOGSIGMOID,
     MISH,
+    QUICK_GELU,
     RELU,
     RELU6,
     SELU,
@@ -69,6 +70,22 @@ _MODULES: dict[type[nn.Module], Callable[[Any], ActivationFacts]] = {
     nn.LogSigmoid: lambda m: LOGSIGMOID,
 }
 
+_WRITTEN_OUT = {
+    "GELUActivation": GELU,
+    "NewGELU": GELU_TANH,
+    "NewGELUActivation": GELU_TANH,
+    "GELUTanh": GELU_TANH,
+    "PytorchGELUTanh": GELU_TANH,
+    "FastGELUActivation": GELU_TANH,
+    "AccurateGELUActivation": GELU_TANH,
+    "QuickGELU": QUICK_GELU,
+    "QuickGELUActivation": QUICK_GELU,
+    "SiLUActivation": SILU,
+    "MishActivation": MISH,
+}
+"""Activations that others have written as classes of their own, by their name: minGPT, CLIP, transformers. The tanh or
+sigmoid inside of them is not an activation of the network."""
+
 
 def module_facts(module: nn.Module, own: dict[Any, ActivationFacts]) -> ActivationFacts | None:
     """What is known about a module; None if it is no known activation. The user's entries come first."""
@@ -76,4 +93,6 @@ def module_facts(module: nn.Module, own: dict[Any, ActivationFacts]) -> Activati
     if kind in own:
         return own[kind]
     build = _MODULES.get(kind)
-    return build(module) if build else None
+    if build is not None:
+        return build(module)
+    return _WRITTEN_OUT.get(kind.__name__) if next(module.parameters(), None) is None else None

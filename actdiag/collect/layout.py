@@ -6,7 +6,7 @@ Legend: N batch, C units, H, W space, T positions of a sequence, P positions wit
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -95,15 +95,22 @@ def default_unit_dim(x: Tensor) -> int:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The primary tensor of a module's output: of a tuple, list, dict, dataclass or PackedSequence the first
-    tensor found, in order. None if there is none."""
-    if isinstance(value, Tensor):
-        return value
-    for item in _children(value):
-        found = first_tensor(item)
-        if found is not None:
+    """The primary tensor of a module's output: of a tuple, list, dict, dataclass or PackedSequence the first one
+    that can be measured, in order; else the first tensor, for its reason; None if there is none."""
+    first = None
+    for found in _tensors(value):
+        if refusal(found) is None:
             return found
-    return None
+        first = found if first is None else first
+    return first
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    for item in _children(value):
+        yield from _tensors(item)
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -28,13 +28,15 @@ class ParameterRecord:
     `sums` are device numbers, 0-d float64: weight_squares, clipped_squares (the gradient as the optimizer sees
     it), grad_zeros, update_squares and base_squares (of the sampled elements). `elements` is the size of the
     gradient, `absent` how many of them a sparse one leaves out. `accumulated` is the squared norm of the gradient
-    before clipping, still multiplied by the loss scale where `scaled`.
+    before clipping, still multiplied by the loss scale where `scaled`; clipped_squares are so where
+    `clipped_scaled` (the optimizer divides by the scale itself).
     """
 
     def __init__(self, name: str, parameter: nn.Parameter) -> None:
         self.name = name
         self.in_optimizer = True
         self.scaled = False
+        self.clipped_scaled = False
         self.requires_grad = parameter.requires_grad
         self.has_grad = False
         self.elements = 0
@@ -50,8 +52,20 @@ def squares(tensors: list[Tensor]) -> list[Tensor]:
     if not tensors:
         return []
     out = torch.float32 if any(x.device.type == "mps" for x in tensors) else torch.float64
-    filled = [x.detach() if x.numel() else x.new_zeros(1) for x in tensors]
+    filled = [_real(x.detach()) if x.numel() else torch.zeros(1, device=x.device) for x in tensors]
     return [norm.square() for norm in torch._foreach_norm(filled, 2, dtype=out)]
+
+
+def has_norm(x: Tensor) -> bool:
+    """Whether a parameter has numbers to take a norm of: not integers, float8, quantized ones, or a shape on meta."""
+    return (x.dtype in _WITH_NORM or x.is_complex()) and not x.is_quantized and x.device.type != "meta"
+
+
+_WITH_NORM = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -74,10 +88,12 @@ class ParameterWatch:
         self._fail = fail
         self._handles: list[RemovableHandle] = []
         self._own: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
+        self._always_updates = False
 
     def watch(self) -> None:
         """Begin a recorded step: note every gradient's norm when it has been accumulated."""
         self.release()
+        self._always_updates = False
         seen: set[int] = set()
         for prefix, ref in self._models:
             module = ref()
@@ -97,17 +113,21 @@ class ParameterWatch:
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
         return [(p, record) for ref, record in self._own if (p := ref()) is not None]
 
-    def before_update(self, optimized: set[int] | None, stepping: set[int]) -> None:
+    def before_update(self, optimized: set[int] | None, stepping: set[int], *, scaled: bool = False) -> None:
         """Take weights and gradients of what `stepping` updates, and of what no optimizer does.
 
-        `optimized` are the ids of all optimizers' parameters, None if there is no optimizer to ask.
+        `optimized` are the ids of all optimizers' parameters, None if there is no optimizer to ask. `scaled`: the
+        gradients still hold the loss scale, since this optimizer takes it out itself.
         """
         others = optimized or set()
         waiting = [(p, r) for p, r in self._alive() if not r.updated and (id(p) in stepping or id(p) not in others)]
-        weights = squares([p for p, _ in waiting])
-        for (p, record), weight in zip(waiting, weights, strict=True):
+        for p, record in waiting:
             record.in_optimizer = optimized is None or id(p) in optimized
             record.requires_grad = p.requires_grad
+            record.clipped_scaled = scaled and id(p) in stepping
+        waiting = [(p, record) for p, record in waiting if has_norm(p)]
+        weights = squares([p for p, _ in waiting])
+        for (p, record), weight in zip(waiting, weights, strict=True):
             record.sums.setdefault("weight_squares", weight)
             if p.requires_grad and id(p) in stepping and record.before is None:
                 record.before = _sample(p).clone()
@@ -115,7 +135,8 @@ class ParameterWatch:
 
     def remember_weights(self) -> None:
         """Keep the weights of everything trainable now: for loops that only say when an update has been made."""
-        alive = self._alive()
+        self._always_updates = True
+        alive = [(p, record) for p, record in self._alive() if has_norm(p)]
         for (p, record), weight in zip(alive, squares([p for p, _ in alive]), strict=True):
             record.sums["weight_squares"] = weight
             if p.requires_grad:
@@ -123,12 +144,12 @@ class ParameterWatch:
 
     def _read_gradients(self, pairs: list[tuple[nn.Parameter, ParameterRecord]]) -> None:
         """Norms, zeros and sizes of the gradients as the optimizer will see them."""
-        seen = [(p.grad, record) for p, record in pairs if p.grad is not None]
+        seen = [(p.grad, record) for p, record in pairs if p.grad is not None and has_norm(p)]
         dense = [_dense(grad) for grad, _ in seen]
         for (grad, record), values, norm in zip(seen, dense, squares(dense), strict=True):
             record.has_grad = True
             record.sums["clipped_squares"] = norm
-            record.sums["grad_zeros"] = count(torch.eq, values, 0.0)
+            record.sums["grad_zeros"] = count(torch.eq, values.abs() if values.is_complex() else values, 0.0)
             record.elements = grad.numel()
             record.absent = grad.numel() - values.numel()
 
@@ -137,7 +158,8 @@ class ParameterWatch:
         waiting = [(p, r) for p, r in self._alive() if r.before is not None]
         if read_gradients:
             self._read_gradients(waiting)
-        moved = [(_sample(p), record) for p, record in waiting if record.before is not None]
+        # An optimizer leaves alone what has no gradient: that is no update, not one of size 0.
+        moved = [(_sample(p), record) for p, record in waiting if record.has_grad or self._always_updates]
         pairs = [(after, r.before, r) for after, r in moved if r.before is not None and after.shape == r.before.shape]
         updates = squares([after - before for after, before, _ in pairs])
         bases = squares([before for _, before, _ in pairs])
@@ -154,10 +176,10 @@ class ParameterWatch:
             record.sums["clipped_squares"] = norm
 
     def keep_as_unclipped(self) -> None:
-        """The gradients read last are unscaled and unclipped: take them for what they are."""
+        """The gradients read last are not yet clipped: take them for what they are."""
         for _, record in self._own:
             record.accumulated = record.sums.get("clipped_squares")
-            record.scaled = False
+            record.scaled = record.clipped_scaled
 
     def records(self) -> list[ParameterRecord]:
         """What was recorded, in model order."""

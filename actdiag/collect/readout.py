@@ -84,7 +84,8 @@ def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float) -
     groups = fetched.get(site.name, {})
     values: dict[str, Any] = {"n": site.elements, "samples": site.samples}
     if "moments" in groups:
-        values |= _from_moments(groups["moments"])
+        with np.errstate(over="ignore", invalid="ignore"):  # the square of a double can be infinite
+            values |= _from_moments(groups["moments"])
     if "gate" in groups:
         values |= _from_gate(groups["gate"], site)
     if "gradient" in groups:
@@ -106,7 +107,7 @@ def _from_moments(m: Mapping[str, Numbers]) -> dict[str, Any]:
     if n == 0:
         return values
     mean = float((n_C * m["mean_C"]).sum() / n)
-    variance = float((m["m2_C"].sum() + (n_C * (m["mean_C"] - mean) ** 2).sum()) / n)
+    variance = float((m["m2_C"].sum() + (n_C * np.square(m["mean_C"] - mean)).sum()) / n)
     seen = n_C > 0
     square_C = m["m2_C"][seen] / n_C[seen] + m["mean_C"][seen] ** 2
     energy = float(square_C.sum())
@@ -171,11 +172,12 @@ def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: f
     """ParameterStats from the host numbers of one parameter. A norm of non-finite values is infinite."""
     own = _own(record, fetched)
     grad = own.get("grad_squares", own.get("clipped_squares")) if record.has_grad else None
+    scaled = record.scaled if "grad_squares" in own else record.clipped_scaled
     zeros = own["grad_zeros"] + record.absent if "grad_zeros" in own else None
     update, base = own.get("update_squares"), own.get("base_squares")
     values = {
         "weight_norm": _norm(own.get("weight_squares")),
-        "grad_norm": _norm(grad, over=loss_scale if record.scaled else 1.0),
+        "grad_norm": _norm(grad, over=loss_scale if scaled else 1.0),
         "grad_zero_fraction": zeros / record.elements if zeros is not None and record.elements else None,
         "update_ratio": _norm(update / base) if update is not None and base else None,
     }
@@ -208,9 +210,12 @@ def total_norms(
         own = _own(record, fetched)
         if not record.has_grad or "clipped_squares" not in own:
             continue
-        unclipped = own.get("grad_squares", own["clipped_squares"])
-        before += unclipped / (loss_scale**2 if record.scaled else 1.0)
-        after += own["clipped_squares"]
+        clipped = own["clipped_squares"] / (loss_scale**2 if record.clipped_scaled else 1.0)
+        unclipped = (
+            own["grad_squares"] / (loss_scale**2 if record.scaled else 1.0) if "grad_squares" in own else clipped
+        )
+        before += unclipped
+        after += clipped
         seen = True
     if not seen:
         return None, None

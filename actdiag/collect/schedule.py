@@ -6,12 +6,15 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
+from actdiag.collect.saved import items, mapping, number, whole
 from actdiag.config import Options
 
 Mode = Literal["off", "watch", "record"]
+
+_OBSERVED: tuple[Literal["watch", "record"], ...] = ("watch", "record")
 
 FREE_SECONDS = 1.0
 """Cost that no budget saves: a run so short that this matters is over before anybody looks."""
@@ -62,6 +65,28 @@ class Budget:
         """Something else took time (validation, a pause): the running step is not timed."""
         self._begun = None
 
+    def state(self) -> dict[str, Any]:
+        """What has been learned, as plain values. The running step is left out."""
+        return {
+            "spent_s": self._spent_s,
+            "base": list(self._base),
+            "cost": {mode: list(costs) for mode, costs in self._cost.items()},
+            "interval": dict(self._interval),
+            "settled": dict(self._settled),
+            "last_ms": self.last_ms,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`. Raises ValueError for other values, and may be half loaded then."""
+        self._spent_s = number(state, "spent_s")
+        self._base.extend(_numbers(state, "base"))
+        cost, interval, settled = (mapping(state, name) for name in ("cost", "interval", "settled"))
+        for mode in _OBSERVED:
+            self._cost[mode].extend(_numbers(cost, mode))
+            self._interval[mode] = max(1, whole(interval, mode))
+            self._settled[mode] = whole(settled, mode)
+        self.last_ms = number(state, "last_ms", none=True)
+
     def _adapt(self, mode: Literal["watch", "record"]) -> None:
         if self._max_overhead is None:
             return
@@ -87,9 +112,12 @@ class Schedule:
         self._options = options
         self.budget = Budget(options.max_overhead, clock)
         self._next = {"watch": options.start_step, "record": options.start_step}
+        self._due_before = dict(self._next)
+        self._decided = -1
 
     def decide(self, step: int) -> Mode:
         """How the step that begins now is to be observed; called once for each step, in order."""
+        self._due_before, self._decided = dict(self._next), step
         if step < self._options.start_step or (self._options.end_step is not None and step >= self._options.end_step):
             return "off"
         record = self._due("record", step, self._options.log_every_n_steps)
@@ -102,6 +130,31 @@ class Schedule:
         """Record this step, whatever the interval says."""
         self._next["record"] = step
 
+    def state(self, next_step: int) -> dict[str, Any]:
+        """When the next observations are due and what they have cost, as plain values.
+
+        `next_step`: the first that has not ended. Where it has begun, it begins again after a resume.
+        """
+        due = self._next if self._decided < next_step else self._due_before
+        return {"next": dict(due), "configured": self._configured(), "budget": self.budget.state()}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], options: Options) -> Schedule:
+        """A schedule that goes on from a `state`. Raises ValueError for other values.
+
+        What is configured otherwise now is due at once: who resumes to look at every step must not wait for the next
+        of the old interval.
+        """
+        schedule = Schedule(options)
+        due, before = mapping(state, "next"), mapping(state, "configured")
+        now = schedule._configured()
+        schedule._next = {mode: whole(due, mode) if now[mode] == before.get(mode) else 0 for mode in _OBSERVED}
+        schedule.budget.load(mapping(state, "budget"))
+        return schedule
+
+    def _configured(self) -> dict[str, int]:
+        return {"watch": self._options.watch_every_n_steps, "record": self._options.log_every_n_steps}
+
     def _due(self, mode: Literal["watch", "record"], step: int, configured: int) -> bool:
         if step < self._next[mode]:
             return False
@@ -110,3 +163,7 @@ class Schedule:
         start = self._options.start_step
         self._next[mode] = start + ((step - start) // grid + 1) * grid
         return True
+
+
+def _numbers(state: Mapping[str, Any], name: str) -> list[float]:
+    return [number({name: value}, name) for value in items(state, name)]

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from actdiag.collect.tracing import Tracing, constant
+
 
 def untraceable() -> bool:
     """Whether torch.compile or a functorch transform is looking at this call: hooks then keep still."""
@@ -27,6 +29,7 @@ class Scope:
 
     def __init__(self) -> None:
         self.stack: list[str] = []
+        self.following = False
         self._calls: dict[str, int] = {}
 
     def clear(self) -> None:
@@ -34,13 +37,14 @@ class Scope:
         self.stack.clear()
         self._calls.clear()
 
-    def next_call(self, key: str) -> int:
+    def next_call(self, key: str, traced: int | None = None) -> int:
         """The number of this call of `key` in the running forward, from 0.
 
-        Called from outside any module, each call is a forward of its own.
+        Called from outside any module, each call is a forward of its own; inside compiled code it has the number
+        it had when the code was traced.
         """
         if not self.stack:
-            return 0
+            return traced or 0
         index = self._calls.get(key, 0)
         self._calls[key] = index + 1
         return index
@@ -70,10 +74,28 @@ class ScopeHook:
     def __init__(self, name: str, scope: Scope, on_enter: Callable[[], None], on_leave: Callable[[], None]) -> None:
         self.name, self._scope = name, scope
         self._on_enter, self._on_leave = on_enter, on_leave
+        self._tracing: Tracing | None = None
+
+    @constant
+    def trace_enter(self) -> int:
+        """The trace goes into the module."""
+        if self._tracing is not None:
+            self._tracing.enter(self.name)
+        return 0
+
+    @constant
+    def trace_leave(self) -> int:
+        """The trace has left the module."""
+        if self._tracing is not None:
+            self._tracing.leave(self.name)
+        return 0
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
-        if untraceable():
+        if torch.compiler.is_compiling():
+            self.trace_enter()
+            return
+        if untraceable() or not self._scope.following:
             return
         if not self._scope.stack:
             self._on_enter()
@@ -81,14 +103,18 @@ class ScopeHook:
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook, called on exceptions too."""
+        if torch.compiler.is_compiling():
+            self.trace_leave()
+            return
         if untraceable():
             return
         self._scope.pop(self.name)
         if not self._scope.stack:
             self._on_leave()
 
-    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+    def attach(self, module: nn.Module, tracing: Tracing) -> list[RemovableHandle]:
         """Both hooks, the pre-hook first in line."""
+        self._tracing = tracing
         return [
             module.register_forward_pre_hook(Silent(self.enter), prepend=True),
             module.register_forward_hook(Silent(self.leave), always_call=True),

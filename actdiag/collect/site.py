@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -20,24 +22,29 @@ from actdiag.collect.moments import (
     merge,
 )
 from actdiag.collect.units import UnitEvidence, UnitLedger, count_open
+from actdiag.names import call_name
 from actdiag.snapshot import Role
 
 
 class Site:
-    """One place where a tensor is observed. Holds sums, never a tensor of the user's."""
+    """One place where a tensor is observed. Holds sums, never a tensor of the user's.
+
+    `traced`: its running call is one inside code that torch.compile has traced.
+    """
 
     def __init__(self, name: str, kind: str, role: Role, facts: ActivationFacts | None) -> None:
         self.name = name
         self.kind = kind
         self.role = role
         self.facts = facts
-        self.order = 0
+        self.traced = False
         self.evidence: UnitEvidence | None = None
         self.ledger: UnitLedger | None = None
         self.clear()
 
     def clear(self) -> None:
         """Forget the step, keep the evidence."""
+        self.order = 0
         self.elements = 0
         self.samples = 0
         self.refused: str | None = None
@@ -90,3 +97,24 @@ class Site:
             if octaves is not None:
                 self.gradient_octaves = octaves if self.gradient_octaves is None else self.gradient_octaves + octaves
             self.gradient_calls += 1
+
+
+def is_tanh(facts: ActivationFacts | None) -> bool:
+    """Whether an activation is tanh, which is half of a GELU that is written out: multiplied with 1 added to it."""
+    return facts is not None and facts.name == "Tanh"
+
+
+def name_calls(sites: Mapping[tuple[str, int], Site]) -> None:
+    """Number the calls of each module that count; passes without gradients before them have no number."""
+    calls: dict[str, list[Site]] = {}
+    for (key, _), site in sorted(sites.items(), key=lambda item: item[0][1]):
+        if site.moments is not None:
+            calls.setdefault(key, []).append(site)
+    for key, counted in calls.items():
+        for index, site in enumerate(counted):
+            site.name = call_name(key, index, several=len(counted) > 1)
+
+
+def squashes(facts: ActivationFacts | None) -> bool:
+    """Whether an activation ends at or above 0 on both sides, as a sigmoid does: it may be a gate."""
+    return facts is not None and facts.saturated_low is not None and facts.saturated_low >= 0

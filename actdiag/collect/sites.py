@@ -26,7 +26,6 @@ _PASSIVE = (
     nn.modules.loss._Loss, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,
 )  # fmt: skip
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_COMPILED = "it is compiled by torch.compile; only its parameters are observed"
 _WRAPPER_CLASSES = ("DistributedDataParallel", "DataParallel")
 UNHOOKABLE = (torch.jit.ScriptModule,)
 
@@ -40,7 +39,6 @@ class Target:
     role: Role
     facts: ActivationFacts | None
     weighted: bool
-    barred: str | None
     module: weakref.ref[nn.Module]
 
 
@@ -106,7 +104,6 @@ def discover(
     named = [(name, module) for name, module in named_modules(models) if not isinstance(module, UNHOOKABLE)]
     roots = {id(unwrap(model)) for model in models.values()}
     attention = tuple(f"{name}." for name, m in named if isinstance(m, nn.MultiheadAttention))
-    compiled = compiled_parts(models)
     targets = []
     for name, module in named:
         by_default = _computes(module, is_root=id(module) in roots, own=own)
@@ -115,7 +112,7 @@ def discover(
             by_default = False
         if not (matches(name, include) if include else by_default) or matches(name, exclude):
             continue
-        targets.append(_target(name, module, own, barred=_COMPILED if id(module) in compiled else None))
+        targets.append(_target(name, module, own))
     if not targets:
         raise ConfigError(_nothing_left(named, include, exclude))
     return targets
@@ -130,17 +127,7 @@ def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFact
     return is_leaf and not (is_root and type(module).forward is nn.Module.forward)
 
 
-def compiled_parts(models: Mapping[str, nn.Module]) -> set[int]:
-    """Ids of the modules inside torch.compile. Hooks put on them later are ignored by the compiled code."""
-    found: set[int] = set()
-    for model in models.values():
-        for module in model.modules():
-            if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
-                found.update(id(inner) for inner in module.modules())
-    return found
-
-
-def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts], *, barred: str | None) -> Target:
+def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts]) -> Target:
     facts = module_facts(module, own)
     weighted = next(module.parameters(), None) is not None
     role: Role = "layer" if weighted else "other"
@@ -148,7 +135,7 @@ def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts], *, ba
         role = "activation"
     elif isinstance(module, _NORMALIZATION):
         role = "normalization"
-    return Target(name or kind_of(module), kind_of(module), role, facts, role == "layer", barred, weakref.ref(module))
+    return Target(name or kind_of(module), kind_of(module), role, facts, role == "layer", weakref.ref(module))
 
 
 def kind_of(module: nn.Module) -> str:

@@ -1,8 +1,9 @@
 """Evidence about units: when did each one last open, on how many samples, and what follows from it.
 
 On the device, per site: three ages since the unit's gate last opened (in samples, in observations, in steps)
-and how many samples opened it. Ages join by taking the younger one, counts by adding. On the host the ages
-become states.
+and how many samples opened it. Evidence joins by `follow`: the older part, then the newer. On the host the ages
+become states. Evidence and what is remembered of deaths survive in plain values (`state`, `restored`), so that a
+resumed run goes on where it was.
 
 Why silence and not zeros: with 20 % of the units truly dead a batch of 8 shows 21 % silent units and a batch of
 1 shows 61 %; only silence over a window of samples is evidence. After n silent samples the firing rate is below
@@ -13,7 +14,9 @@ Legend: C units, S samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.layout import Units
+from actdiag.collect.saved import host, saved_tensor, whole
 
 RARE_RATE = 0.01
 """A unit that opens on fewer samples is rare. Source: SageMaker Debugger's DeadRelu, active < 1 % of the time."""
@@ -53,13 +57,14 @@ class UnitEvidence:
     samples: int = 0
     observations: int = 0
     block: list[int] = field(default_factory=lambda: [0, 0])
+    _first_step: int | None = None
     _last_step: int | None = None
     _grown: tuple[tuple[int, int], Tensor] | None = None
 
     @staticmethod
     def empty(count: int, device: torch.device, window: int) -> UnitEvidence:
         """No evidence yet about `count` units."""
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = _dtype(device)
         return UnitEvidence(
             ages_3C=torch.zeros(3, count, dtype=dtype, device=device),
             open_C=torch.zeros(count, dtype=dtype, device=device),
@@ -69,6 +74,10 @@ class UnitEvidence:
 
     def observe(self, open_C: Tensor, samples: int, step: int) -> None:
         """Add one batch in which `open_C` of `samples` samples opened each unit. No synchronization."""
+        if self.ages_3C.device != open_C.device:  # restored evidence begins on the host
+            self.move(open_C.device)
+        if self._first_step is None:
+            self._first_step = step
         if self.block[0] >= self.window:
             self.open_before_C, self.open_C = self.open_C, torch.zeros_like(self.open_C)
             self.block = [0, self.block[0]]
@@ -87,6 +96,94 @@ class UnitEvidence:
             values = [[float(samples)], [1.0], [float(steps)]]
             self._grown = key, torch.tensor(values, dtype=self.ages_3C.dtype, device=self.ages_3C.device)
         return self._grown[1]
+
+    def move(self, device: torch.device) -> None:
+        """Go on on another device."""
+        dtype = _dtype(device)
+        self.ages_3C = self.ages_3C.to(device, dtype)
+        self.open_C = self.open_C.to(device, dtype)
+        self.open_before_C = self.open_before_C.to(device, dtype)
+        self._grown = None
+
+    def state(self) -> dict[str, Any]:
+        """Everything known, as plain values and tensors of the host."""
+        return {
+            "ages": host(self.ages_3C),
+            "open": host(self.open_C),
+            "open_before": host(self.open_before_C),
+            "samples": self.samples,
+            "observations": self.observations,
+            "block": list(self.block),
+            "first_step": self._first_step,
+            "last_step": self._last_step,
+        }
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], window: int) -> UnitEvidence:
+        """The inverse of `state`, on the host, judged by a window of today. Raises ValueError for other values."""
+        ages = saved_tensor(state, "ages", torch.float64)
+        if ages.ndim != 2 or ages.shape[0] != 3:
+            raise ValueError(f"ages have the shape {tuple(ages.shape)}")
+        block = state.get("block")
+        if not isinstance(block, list) or len(block) != 2:
+            raise ValueError(f"block cannot be {block!r:.40}")
+        return UnitEvidence(
+            ages_3C=ages,
+            open_C=saved_tensor(state, "open", torch.float64, shape=ages.shape[1:]),
+            open_before_C=saved_tensor(state, "open_before", torch.float64, shape=ages.shape[1:]),
+            window=window,
+            samples=whole(state, "samples"),
+            observations=whole(state, "observations"),
+            block=[whole({"block": size}, "block") for size in block],
+            _first_step=whole(state, "first_step", none=True),
+            _last_step=whole(state, "last_step", none=True),
+        )
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def follow(older: UnitEvidence, newer: UnitEvidence) -> UnitEvidence:
+    """Evidence of one layer in two parts, as if it had been observed in one; neither part is changed.
+
+    A unit that opened in the newer part has the age it has there; one that did not is as much older as the newer
+    part is long. Samples and batches add. Openings are counted in blocks of a window: the newer part goes on
+    in the older one's running block, and where it has filled blocks of its own, these are kept. Ages, samples
+    and batches are exact wherever the cut lies; blocks where no block was filled up within the newer part.
+    Raises ValueError for another number of units.
+    """
+    if older.ages_3C.shape != newer.ages_3C.shape:
+        raise ValueError(f"{older.ages_3C.shape[1]} units, then {newer.ages_3C.shape[1]}")
+    if not newer.observations:
+        newer, older = older, newer
+    if not older.observations:
+        return _copy(newer)
+    device, dtype = newer.ages_3C.device, newer.ages_3C.dtype
+    old_ages, old_open, old_before = (x.to(device, dtype) for x in (older.ages_3C, older.open_C, older.open_before_C))
+    joined = _copy(newer)
+    # The newer part took its first batch to be one step after whatever was before.
+    gap = (newer._first_step or 0) - (older._last_step or 0) - 1
+    growth = torch.tensor([[0.0], [0.0], [float(gap)]], dtype=dtype, device=device)
+    silent_C = newer.ages_3C[1] >= newer.observations
+    joined.ages_3C = torch.where(silent_C, newer.ages_3C + old_ages + growth, newer.ages_3C)
+    joined.samples += older.samples
+    joined.observations += older.observations
+    joined._first_step = older._first_step
+    if newer.block[1]:
+        return joined
+    if older.block[0] >= newer.window:
+        joined.open_before_C, joined.block[1] = old_open.clone(), older.block[0]
+    else:
+        joined.open_C = newer.open_C + old_open
+        joined.open_before_C = old_before.clone()
+        joined.block = [older.block[0] + newer.block[0], older.block[1]]
+    return joined
+
+
+def _copy(evidence: UnitEvidence) -> UnitEvidence:
+    tensors = {name: getattr(evidence, name).clone() for name in ("ages_3C", "open_C", "open_before_C")}
+    return replace(evidence, **tensors, block=list(evidence.block), _grown=None)
 
 
 @dataclass(frozen=True)
@@ -109,6 +206,18 @@ class UnitLedger:
     def __init__(self, count: int) -> None:
         self._died_at_C = np.full(count, -1, dtype=np.int64)
         self._revived_at_C = np.full(count, -1, dtype=np.int64)
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered, as tensors: -1 where a unit has not died or not come back."""
+        return {"died_at": torch.tensor(self._died_at_C), "revived_at": torch.tensor(self._revived_at_C)}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], count: int) -> UnitLedger:
+        """The inverse of `state`. Raises ValueError for other values and another number of units."""
+        ledger = UnitLedger(count)
+        ledger._died_at_C = saved_tensor(state, "died_at", torch.int64, shape=(count,)).numpy()
+        ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
+        return ledger
 
     def judge(
         self, ages_3C: NDArray[np.float64], opened: NDArray[np.float64], evidence: UnitEvidence, step: int

@@ -63,7 +63,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of a finding at one snapshot."""
+    """What became of a finding at one snapshot.
 
-    kind: Literal["new", "worse", "resolved"]
+    new, worse (its severity has risen), resolved; and open: told before a resume and not over. Writers are given
+    the open ones with the first snapshot after the resume, so that a log that begins there knows them; they are
+    not told again.
+    """
+
+    kind: Literal["new", "worse", "resolved", "open"]
     finding: Finding

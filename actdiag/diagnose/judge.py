@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
 from actdiag.diagnose.limits import Limits
@@ -72,6 +73,38 @@ class Ledger:
             quiet = [key for key in quiet if key[0] in _ONE_EPISODE]
         return changes + self._resolve([key for key in quiet if self._can_tell(key, snapshot)], snapshot.step)
 
+    def open_findings(self) -> list[Finding]:
+        """The findings that are not over, oldest first."""
+        return [self.findings[index] for index in sorted(self._open.values())]
+
+    def state(self) -> dict[str, Any]:
+        """The findings, the running episodes and the snapshots that rules look back on, as plain values.
+
+        Histograms are left out: no rule looks at them, and they are most of a snapshot.
+        """
+        return {
+            "findings": [_plain(finding.to_dict()) for finding in self.findings],
+            "open": [[*key, index] for key, index in self._open.items()],
+            "quiet": [[*key, times] for key, times in self._quiet.items()],
+            "beginning": [_thin(snapshot).to_json() for snapshot in self._beginning],
+            "recent": [_thin(snapshot).to_json() for snapshot in self._recent],
+        }
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], ignore: Sequence[str] = ()) -> Ledger:
+        """A ledger that goes on from a `state`. Raises an exception for anything else."""
+        ledger = Ledger(ignore=ignore)
+        ledger.findings = [_finding(raw) for raw in state["findings"]]
+        ledger._open = {(str(rule), str(layer)): int(index) for rule, layer, index in state["open"]}
+        for index in ledger._open.values():
+            if not 0 <= index < len(ledger.findings):
+                raise ValueError(f"there is no finding {index}")
+        quiet = {(str(rule), str(layer)): int(times) for rule, layer, times in state["quiet"]}
+        ledger._quiet = {key: times for key, times in quiet.items() if key in ledger._open}
+        ledger._beginning = [Snapshot.from_json(text) for text in state["beginning"]][:BEGINNING]
+        ledger._recent.extend(Snapshot.from_json(text) for text in state["recent"])
+        return ledger
+
     def _add(self, snapshot: Snapshot) -> None:
         if len(self._beginning) < BEGINNING:
             self._beginning.append(snapshot)
@@ -131,6 +164,31 @@ class Ledger:
             self.findings[index] = replace(self.findings[index], resolved_step=step)
             changes.append(Change("resolved", self.findings[index]))
         return changes
+
+
+def _thin(snapshot: Snapshot) -> Snapshot:
+    sites = {name: replace(site, histogram=None, grad_histogram=None) for name, site in snapshot.sites.items()}
+    return replace(snapshot, sites=sites)
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, and dicts for other mappings: what a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    return float(value) if isinstance(value, float) else str(value)
+
+
+def _finding(raw: Mapping[str, Any]) -> Finding:
+    finding = Finding.from_dict(raw)
+    if finding.severity not in SEVERITIES or not isinstance(finding.step, int):
+        raise ValueError(
+            f"a finding cannot have the severity {finding.severity!r:.20} and the step {finding.step!r:.20}"
+        )
+    return finding
 
 
 def _worst(verdicts: Iterable[Verdict]) -> dict[Key, Verdict]:

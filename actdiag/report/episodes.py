@@ -15,7 +15,8 @@ from actdiag.snapshot import spell_in
 def findings_of(steps: Iterable[LoggedStep], problems: list[str]) -> list[Finding]:
     """The findings of a run, in the order they were told.
 
-    A resumed run judges afresh: what was open before is over where it began, what it finds again is told again.
+    A resumed run either goes on with the findings, and says with its first step which are open, or judges afresh:
+    what was open before and is not said to be so is over where it began.
     """
     told: dict[tuple[str, str, int], Finding] = {}
     session = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from actdiag.report.episodes import findings_of
 from actdiag.report.records import our_records
 from actdiag.report.run import Run
-from actdiag.report.steps import LoggedSnapshots, StepReader, readable
+from actdiag.report.steps import LoggedSnapshots, RunReader, readable
 
 _SHOWN_PROBLEMS = 5
 
@@ -37,7 +37,7 @@ def read_runs(log_dir: str | Path) -> list[Run]:
     folders, closed = _event_files(root)
     if str(root) in closed:
         raise ReadError(f"{root} cannot be read ({closed[str(root)]})")
-    runs = [_read_run(_name(root, folder), paths) for folder, paths in folders.items()]
+    runs = [run for folder, paths in folders.items() for run in _read_folder(_name(root, folder), paths)]
     runs += [Run(_name(root, Path(path)), (), (), [f"cannot be read ({why})"]) for path, why in closed.items()]
     if not any(run.snapshots for run in runs):
         raise ReadError(_nothing(root, sum(map(len, folders.values())), runs))
@@ -80,16 +80,22 @@ def _nothing(root: Path, files: int, runs: Sequence[Run]) -> str:
     return f"{root} holds {files} event file{'' if files == 1 else 's'}, but {what} in {them}{shown}"
 
 
-def _read_run(name: str, paths: Sequence[Path]) -> Run:
+def _read_folder(name: str, paths: Sequence[Path]) -> list[Run]:
+    """One run for each monitor that wrote here, as `name (prefix)`; what could not be read is told with the first."""
     problems: list[str] = []
-    reader = StepReader()
+    reader = RunReader()
     for path in paths:
         _read_file(path, reader, problems)
-    steps = readable(reader.steps.values(), problems)
-    return Run(name, LoggedSnapshots(steps), findings_of(steps, problems), problems)
+    runs = []
+    for prefix, monitor in reader.monitors.items():
+        steps = readable(monitor.steps.values(), problems)
+        findings = findings_of(steps, problems)
+        runs.append(Run(f"{name} ({prefix})" if prefix else name, LoggedSnapshots(steps), findings, problems))
+        problems = []
+    return runs or [Run(name, (), (), problems)]
 
 
-def _read_file(path: Path, reader: StepReader, problems: list[str]) -> None:
+def _read_file(path: Path, reader: RunReader, problems: list[str]) -> None:
     try:
         for record in our_records(path, problems):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -18,6 +19,7 @@ from actdiag.write.pack import Schema, parse_schema, unpack
 _DTYPES = {1: np.float32, 3: np.int32, 4: np.uint8, 5: np.int16, 9: np.int64}
 """TensorFlow's enumeration: DT_FLOAT, DT_INT32, DT_UINT8, DT_INT16, DT_INT64."""
 
+_OURS = re.compile(rf"((?:[A-Za-z0-9_.-]*\.)?){tags.PLUGIN}[/_]")
 _ALWAYS = tags.STEP + "findings_open"
 """Every recorded step has it; an event without it is somebody else's, whatever its tags."""
 
@@ -67,13 +69,11 @@ class LoggedSnapshots(Sequence[Snapshot]):
         return f"<{len(self)} snapshots of a log>"
 
 
-class StepReader:
-    """Takes events one after the other; `steps` are those that hold, by number and in order."""
+class RunReader:
+    """Takes events one after the other; each monitor of the run has a reader of its own, by prefix."""
 
     def __init__(self) -> None:
-        self.steps: dict[int, LoggedStep] = {}
-        self._schema: Schema | None = None
-        self._problem = "the schema is missing"
+        self.monitors: dict[str, StepReader] = {}
 
     def take(self, record: bytes) -> None:
         """Add a record. Raises ValueError for one that is no event; an event of somebody else's is passed over."""
@@ -81,13 +81,30 @@ class StepReader:
             event = Event.FromString(record)
         except Exception:  # protobuf's own kinds differ between its versions
             raise ValueError("a record is no event") from None
-        values = {value.tag: value for value in event.summary.value}
+        found = next((ours for value in event.summary.value if (ours := _OURS.match(value.tag)) is not None), None)
+        if found is None:
+            return
+        front = found[1]  # an event is of one monitor
+        named = {v.tag[len(front) :]: v for v in event.summary.value if v.tag.startswith(front + tags.PLUGIN)}
+        self.monitors.setdefault(front[:-1], StepReader()).take(event.step, named)
+
+
+class StepReader:
+    """The events of one monitor; `steps` are those that hold, by number and in order."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, LoggedStep] = {}
+        self._schema: Schema | None = None
+        self._problem = "the schema is missing"
+
+    def take(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add what an event says of a step, as tag without a prefix -> value; somebody else's is passed over."""
         if _ALWAYS not in values:
             return
         if tags.SCHEMA in values:
             self._describe(_text(values[tags.SCHEMA]))
-        self._supersede(event.step)
-        self.steps[event.step] = logged = LoggedStep(event.step, self._schema, self._problem)
+        self._supersede(step)
+        self.steps[step] = logged = LoggedStep(step, self._schema, self._problem)
         for tag, value in values.items():
             _add(logged, tag, value)
 

@@ -20,8 +20,8 @@ def non_finite(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     """NaN or infinity in a tensor of the training.
 
     What: the first site in execution order whose output holds NaN or infinity is named, not those that pass it
-    on. If all outputs are finite, the site nearest to the loss whose gradient is not; else the last parameter
-    whose gradient or weight is not.
+    on. If all outputs are finite, the layer whose backward turned a finite gradient into one that is not, or the
+    last site if the loss did it; else the last parameter whose gradient or weight is not.
     Why: one NaN reaches every weight with the next update; from then on nothing is learned.
     Not a problem when: the loss scaler of fp16 skips the step (info while a loss scale is known, unless it happens
     in three snapshots in a row); a mask of -inf is passed through a module; an infinite slope (of sqrt at 0) meets
@@ -36,9 +36,9 @@ def non_finite(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
         if site.nonfinite:
             yield _forward(name, site, history)
             return
-    for named in reversed(ordered):
+    for index, named in reversed(list(enumerate(ordered))):
         if named[1].grad_nonfinite:
-            yield _backward(named, history, limits)
+            yield _backward(named, _after(ordered, index), history, limits)
             return
     yield from _parameters(now)
 
@@ -104,15 +104,28 @@ def _is_broken(norm: float | None) -> bool:
     return norm is not None and not math.isfinite(norm)
 
 
-def _backward(named: Named, history: Sequence[Snapshot], limits: Limits) -> Verdict:
+def _after(ordered: Sequence[Named], index: int) -> str | None:
+    """The next site whose own gradient was seen, and is finite: the gradient broke on the way through it."""
+    return next((name for name, site in ordered[index + 1 :] if site.grad_nonfinite == 0), None)
+
+
+def _backward(named: Named, producer: str | None, history: Sequence[Snapshot], limits: Limits) -> Verdict:
     name, site = named
     now = history[-1]
+    lost = f"{site.grad_nonfinite} of {site.n} gradient values"
+    message = f"{name}: {lost} are NaN or infinite while every activation is finite"
+    cause = "the loss, or what lies between this layer and it, overflowed or divided by 0 in its backward"
+    if producer is not None:
+        message = (
+            f"{producer}: its backward makes {lost} at the output of {name} NaN or infinite while every activation "
+            "is finite"
+        )
+        cause = "the backward of this layer, or of an operation just before it, overflowed or divided by 0"
     found = Verdict(
         rule="non-finite",
         severity="error",
-        layer=module_of(name),
-        message=f"{name}: {site.grad_nonfinite} of {site.n} gradient values are NaN or infinite while every "
-        "activation is finite",
+        layer=module_of(producer or name),
+        message=message,
         evidence={
             "grad_nonfinite": site.grad_nonfinite,
             "n": site.n,
@@ -120,9 +133,9 @@ def _backward(named: Named, history: Sequence[Snapshot], limits: Limits) -> Verd
             "grad_norm_total": now.grad_norm_total,
             "healthy": 0,
         },
-        cause="the backward pass of this layer, or of the loss after it, overflowed or divided by 0",
+        cause=cause,
         advice=(
-            "look for sqrt, norm, log or division at exactly 0 after this layer",
+            "look for sqrt, norm, log or division at exactly 0 there",
             "clip gradients",
             "compute the loss in float32",
         ),

@@ -1,0 +1,194 @@
+"""Puts the hooks on the models, and takes them off.
+
+Eager models carry hooks only while a step is observed. Compiled code ignores hooks that come later, and is compiled
+anew when one is taken away: where torch.compile is in use the hooks stay until the end, and a switch says whether
+they observe.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from actdiag.collect.compiled import codes_of, compiled_parts, forget_compiled, keep_out
+from actdiag.collect.functional import FunctionalMode, Listener
+from actdiag.collect.hooks import Probe, Recorder
+from actdiag.collect.operators import define
+from actdiag.collect.scope import Scope, ScopeHook, Silent
+from actdiag.collect.sites import UNHOOKABLE, Target, named_modules, unwrap
+from actdiag.collect.traced import Hook, Switch
+from actdiag.collect.tracing import Tracing
+
+
+class Owner(Recorder, Listener, Protocol):
+    """Who observes: told of calls, asked what to observe."""
+
+    scope: Scope
+    targets: list[Target]
+    functional: bool
+
+    def follows(self) -> bool:
+        """Whether the place in the model is to be followed in this step."""
+
+    def failed(self, name: str) -> bool:
+        """Whether a probe has been switched off."""
+
+    def begin_forward(self) -> None:
+        """A forward begins that no other module called."""
+
+
+class Attachment:
+    """The hooks on named models. `on` between `attach` and `detach`."""
+
+    def __init__(self, models: Mapping[str, nn.Module], owner: Owner) -> None:
+        self._models = {name: weakref.ref(model) for name, model in models.items()}
+        self._owner = owner
+        self._compiled = compiled_parts(models)
+        self._whole = any(id(unwrap(model)) in self._compiled for model in models.values())
+        self._stays = False
+        self._adopted = False
+        self._handles: list[RemovableHandle] = []
+        self._hooks: dict[str, Hook] = {}
+        self._mode: FunctionalMode | None = None
+        self.switch = Switch()
+        roots = {code: name for name, model in models.items() for code in codes_of(unwrap(model))}
+        self.tracing = Tracing(roots, self._stay)
+        keep_out([Silent.__call__, FunctionalMode.__torch_function__])
+        if self._compiled and define():
+            self._stays = True
+            self.adopt_compiled()
+
+    def prepare(self) -> None:
+        """Parts that will be compiled get their hooks before their first call; they observe nothing yet."""
+        if self._stays:
+            self.attach()
+            self.detach()
+
+    def hidden(self, module: nn.Module | None) -> bool:
+        """Whether a module is inside compiled code that this torch does not let us see."""
+        return id(module) in self._compiled and not define()
+
+    def inside(self, module: nn.Module | None) -> bool:
+        """Whether a module is known to be compiled."""
+        return id(module) in self._compiled
+
+    def attach(self) -> None:
+        """Put the hooks on the models, scopes first. Safe to call again after `detach`."""
+        owner = self._owner
+        self.switch.on = True
+        owner.scope.following = owner.follows()
+        if self._whole and not self._wrapped():
+            self._enter_mode()  # no hook of ours is called outside of the compiled code
+        if self._handles:
+            return
+        if owner.scope.following or self._stays:
+            self._attach_scopes()
+        for target in owner.targets:
+            module = target.module()
+            if module is None or owner.failed(target.name) or self.hidden(module):
+                continue
+            if self._stays or owner.recording or (target.facts is not None and target.facts.can_close):
+                self._handles += self._hook(target).attach(module)
+
+    def detach(self) -> None:
+        """Observe no more. In eager code nothing stays on the models."""
+        self._leave()
+        self.switch.on = self._owner.scope.following = False
+        if not self._stays:
+            self._remove()
+
+    def close(self) -> None:
+        """Observing is over: nothing stays on the models."""
+        self.detach()
+        self._remove()
+        self._hooks.clear()
+
+    def adopt_compiled(self) -> bool:
+        """Have code that is older than our hooks compiled once more; whether there was any. Done at most once."""
+        if self.tracing.seen or self._adopted:
+            return False
+        self._adopted = True
+        alive = self._alive().values()
+        found = forget_compiled([*alive, *(unwrap(model) for model in alive)]) and define()
+        self._stays = self._stays or found
+        return found
+
+    def _alive(self) -> dict[str, nn.Module]:
+        return {name: model for name, ref in self._models.items() if (model := ref()) is not None}
+
+    def _wrapped(self) -> list[tuple[str, nn.Module]]:
+        """Compiled models whose wrapper was given: its hooks run outside of the compiled code."""
+        if not self._whole:
+            return []
+        return [(name, model) for name, model in self._alive().items() if unwrap(model) is not model]
+
+    @property
+    def deaf(self) -> bool:
+        """Whether code is compiled in which activations called as functions are not heard: nobody could know that
+        the model would be compiled, or only blocks of it are."""
+        return self._stays and not self._whole and self._owner.functional
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _stay(self) -> None:
+        """torch.compile traces our hooks: they are part of its code, and taking them off would compile it anew."""
+        self._stays = True
+
+    def _hook(self, target: Target) -> Hook:
+        hook = self._hooks.get(target.name)
+        if hook is None:
+            root = self._alive().get(self._owner.prefix(target.name))
+            probe = Probe(target, self._owner)
+            hook = self._hooks[target.name] = Hook(probe, self.switch, self.tracing, root=root)
+        return hook
+
+    def _attach_scopes(self) -> None:
+        owner, alive, wrapped = self._owner, self._alive(), self._wrapped()
+        plain = {target.name for target in owner.targets if target.kind in _NO_FUNCTIONS}
+        for name, module in named_modules(alive):
+            skipped = id(module) in self._compiled and not (self._whole and owner.functional)
+            if name not in plain and not skipped and not isinstance(module, _UNSCOPED):
+                self._scope(name, module)
+        for name, model in wrapped:
+            self._scope(name, model)
+
+    def _scope(self, name: str, module: nn.Module) -> None:
+        hook = ScopeHook(name, self._owner.scope, self._enter, self._leave)
+        self._handles += hook.attach(module, self.tracing)
+
+    def _enter(self) -> None:
+        self._owner.begin_forward()
+        if not self._stays or any(model.training for model in self._alive().values()):
+            self._enter_mode()
+
+    def _enter_mode(self) -> None:
+        if self._owner.functional and self._mode is None:
+            mode = FunctionalMode(self._owner.scope, self._owner, self.tracing if self._whole else None)
+            mode.__enter__()  # type: ignore[no-untyped-call]
+            self._mode = mode
+
+    def _leave(self) -> None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.leave()
+
+
+# Their forward calls one kernel; no activation function can hide in it.
+_NO_FUNCTIONS = (
+    "Linear",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "LayerNorm",
+    "Embedding",
+)
+_UNSCOPED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, *UNHOOKABLE)

@@ -1,0 +1,98 @@
+"""What torch.compile has taken over, and how to have it traced again.
+
+Compiled code calls the hooks that were there when it was traced, and no others. Parts that are known to be
+compiled get their hooks before the first call; code that is older than the hooks is forgotten once, by its code
+object, so that its next call is traced with them.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def compiled_parts(models: Mapping[str, nn.Module]) -> set[int]:
+    """Ids of the modules inside torch.compile: a wrapper, `module.compile()`, or a compiled LightningModule.
+
+    A model whose wrapper was not given to us is known by the wrapper, which refers to it.
+    """
+    found: set[int] = set()
+    for model in models.values():
+        for module in model.modules():
+            if _is_compiled(module) or (module is model and _is_wrapped(model)):
+                found.update(id(inner) for inner in module.modules())
+    return found
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+        or getattr(module, "_compiler_ctx", None) is not None
+    )
+
+
+def _is_wrapped(model: nn.Module) -> bool:
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return False  # nothing has been compiled in this process
+    return any(isinstance(found, dict) and found.get("_orig_mod") is model for found in gc.get_referrers(model))
+
+
+def forget_compiled(models: Iterable[nn.Module]) -> bool:
+    """Drop the compiled code that these models' calls run in; whether there was any. It is compiled once more."""
+    try:
+        from torch._dynamo.eval_frame import _debug_get_cache_entry_list, remove_from_cache
+
+        old = {code for model in models for code in _codes(model) if _debug_get_cache_entry_list(code)}
+        for code in old:
+            remove_from_cache(code)
+    except Exception:
+        return False  # another torch keeps its compiled code elsewhere: the caller says what to do instead
+    return bool(old)
+
+
+def keep_out(functions: Iterable[Any]) -> None:
+    """Have torch.compile run these as they are where it meets them by themselves: after a graph break, the hooks of
+    the modules that are then called would be compiled one by one. Traced from within a model they still are."""
+    try:
+        frames = torch._C._dynamo.eval_frame
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+        for function in functions:
+            frames.set_code_exec_strategy(function.__code__, skip)
+    except Exception:
+        return  # a private interface; without it there are graphs and breaks that are of no use, and no harm
+
+
+def codes_of(model: nn.Module) -> list[CodeType]:
+    """Code objects in which a trace of this model may begin: its forward and, of a LightningModule, its steps."""
+    functions = [getattr(type(model), name, None) for name in ("forward", "training_step")]
+    return [code for function in functions if (code := _code(function)) is not None]
+
+
+def _codes(model: nn.Module) -> Iterator[CodeType]:
+    """Code objects whose frames may have been compiled for a call of this model or of a part of it."""
+    from torch._dynamo import trace_rules
+    from torch._dynamo.external_utils import wrap_inline
+
+    for module in model.modules():
+        inner = getattr(module, "_orig_mod", module if module is model else None)
+        if inner is not None and trace_rules.check(inner.forward):
+            yield wrap_inline(lambda: None).__code__  # around a forward that is not traced as a frame of its own
+        own = [value for value in vars(module).values() if hasattr(value, "_torchdynamo_orig_callable")]
+        for function in (type(module).forward, *own):
+            code = _code(function)
+            if code is not None:
+                yield code
+
+
+def _code(function: Any) -> CodeType | None:
+    while hasattr(function, "_torchdynamo_orig_callable"):
+        function = function._torchdynamo_orig_callable
+    found = getattr(getattr(function, "__func__", function), "__code__", None)
+    return found if isinstance(found, CodeType) else None

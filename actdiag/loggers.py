@@ -1,0 +1,74 @@
+"""Loggers of the caller's: a SummaryWriter, or all TensorBoard loggers of a Lightning trainer, and their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actdiag.claims import LOGGERS
+from actdiag.config import Options
+from actdiag.write.protocol import Writer
+from actdiag.write.tensorboard import TensorBoardWriter, tensorboard_like
+
+
+class AlreadyTaken(Exception):
+    """A logger is written to by another monitor with the same prefix. The message says so, and the cure."""
+
+
+def writer_into(experiment: Any, options: Options) -> TensorBoardWriter:
+    """A writer that adds to a caller's SummaryWriter.
+
+    Raises TypeError for an object of another make, and AlreadyTaken where two monitors would mix their curves.
+    """
+    if tensorboard_like(experiment) and LOGGERS.holders(experiment, options.prefix, TensorBoardWriter):
+        raise AlreadyTaken(
+            f"another monitor writes to the same logger with prefix={options.prefix!r}; this one writes nothing. Give "
+            "one of them a prefix of its own, as prefix='gan_d'"
+        )
+    writer = TensorBoardWriter.into(experiment, detail=options.detail, prefix=options.prefix)
+    LOGGERS.take(experiment, options.prefix, writer)
+    return writer
+
+
+def trainer_writers(trainer: Any, options: Options, where: Path, say: Callable[[str, str], None]) -> list[Writer]:
+    """A writer for every TensorBoard logger of a trainer; without one, an event file in a directory of our own.
+
+    `say` is told, under a key, what is left out and why.
+    """
+    if getattr(trainer, "fast_dev_run", False):
+        return []  # the trainer itself logs nothing then
+    found: list[Writer] = []
+    taken = False
+    for one in trainer.loggers:
+        experiment = getattr(one, "experiment", None)
+        if not tensorboard_like(experiment):
+            continue
+        try:
+            found.append(writer_into(experiment, options))
+        except TypeError as error:
+            say("foreign", f"logger {type(one).__name__} is left out: {error}")
+        except AlreadyTaken as error:
+            taken = True
+            say("taken", str(error))
+    return found if found or taken else _own_writer(where / "actdiag", options, say)
+
+
+def _own_writer(where: Path, options: Options, say: Callable[[str, str], None]) -> list[Writer]:
+    try:
+        writer = TensorBoardWriter(where, detail=options.detail, prefix=options.prefix)
+    except OSError as error:
+        say("own", f"nothing is written: {where} cannot be made ({error})")
+        return []
+    say("own", f"the trainer has no TensorBoard logger; writing to {where}")
+    return [writer]
+
+
+def logged_step(trainer: Any) -> int:
+    """The x-axis of the trainer's own loggers: batches that stepped; global_step where Lightning hides it.
+
+    Private in Lightning 2.x; `global_step` counts every optimizer of a batch and would not overlay the loss.
+    """
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    batches = getattr(loop, "_batches_that_stepped", None)
+    return int(trainer.global_step if batches is None else batches)

@@ -1,0 +1,89 @@
+"""Where snapshots and findings leave a session: writers, the log, `on_finding`, and `raise_on`.
+
+A writer or a callback that fails costs one warning and not the training.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from actdiag.config import Options
+from actdiag.diagnose.finding import Change, Finding, at_least
+from actdiag.snapshot import Snapshot
+from actdiag.write.protocol import Writer
+
+logger = logging.getLogger("actdiag")
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class FindingError(RuntimeError):
+    """Raised into the loop at a finding of the severity that `raise_on` names. Carries `.finding`."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(str(finding))
+        self.finding = finding
+
+
+class Outlet:
+    """Hands on what a recorded step has brought. `name` is how the log calls the monitor."""
+
+    def __init__(self, options: Options, writers: Sequence[Writer]) -> None:
+        self._options = options
+        self._writers = list(writers)
+        self._carried: list[Change] = []
+        self.name = f"actdiag {options.prefix}" if options.prefix else "actdiag"
+
+    def carry(self, findings: Sequence[Finding]) -> None:
+        """Findings that were told before a resume and are not over: writers learn of them with the next snapshot."""
+        self._carried = [Change("open", finding) for finding in findings]
+
+    def publish(self, snapshot: Snapshot, changes: list[Change]) -> None:
+        """Write, log and call back; first of all to the writers, so that what is told is on the disk."""
+        carried, self._carried = self._carried, []
+        for writer in list(self._writers):
+            self._write(writer, snapshot, carried + changes)
+        for change in changes:
+            self._tell(change, snapshot.step)
+
+    def unbearable(self, changes: Sequence[Change]) -> Finding | None:
+        """The first finding that `raise_on` asks to be raised."""
+        floor = self._options.raise_on
+        found = (c.finding for c in changes if c.kind != "resolved")
+        return None if floor is None else next((f for f in found if at_least(f.severity, floor)), None)
+
+    def _write(self, writer: Writer, snapshot: Snapshot, changes: list[Change]) -> None:
+        try:
+            writer.write(snapshot, changes)
+        except Exception as error:
+            self._writers.remove(writer)
+            logger.warning(
+                "actdiag: writer %s failed and is switched off (%s)", type(writer).__name__, error, exc_info=error
+            )
+
+    def _tell(self, change: Change, step: int) -> None:
+        told = change.finding
+        if change.kind == "resolved":
+            logger.info("%s: step %s: resolved: %s", self.name, told.resolved_step, told.message)
+            return
+        first = f"; try: {told.advice[0]}" if told.advice else ""
+        since = f" (since step {told.step})" if told.step != step else ""
+        logger.log(_LEVELS[told.severity], "%s: step %s%s: %s%s", self.name, step, since, told, first)
+        if self._options.on_finding is not None:
+            self._call_back(told)
+
+    def _call_back(self, finding: Finding) -> None:
+        assert self._options.on_finding is not None
+        try:
+            self._options.on_finding(finding)
+        except Exception as error:
+            logger.warning("actdiag: on_finding raised %s; the training goes on", error, exc_info=error)
+
+    def close(self) -> None:
+        """Close the writers."""
+        for writer in self._writers:
+            try:
+                writer.close()
+            except Exception as error:
+                logger.warning("actdiag: closing %s failed (%s)", type(writer).__name__, error)
