@@ -53,6 +53,19 @@ def _globs(value: Any) -> str | None:
     return None if ok else "a list of name patterns such as ['features.*']"
 
 
+def _selectors(value: Any) -> str | None:
+    ok = (
+        not isinstance(value, str)
+        and isinstance(value, Sequence)
+        and all(isinstance(v, str) or callable(v) for v in value)
+    )
+    return (
+        None
+        if ok
+        else "a list of name patterns such as ['features.*'], of module classes, or of functions of (name, module)"
+    )
+
+
 def _one_of(*allowed: Any) -> Check:
     def check(value: Any) -> str | None:
         return None if value in allowed else "one of " + ", ".join(map(repr, allowed))
@@ -111,8 +124,12 @@ class Options:
     end_step: int | None = _option(
         None, "first step that is no longer recorded; None: no end", _step_or_none, unit="steps"
     )
-    include: Sequence[str] = _option((), "name patterns of the modules to observe; empty: all", _globs)
-    exclude: Sequence[str] = _option((), "name patterns of modules to leave out", _globs)
+    include: Sequence[Any] = _option(
+        (), "modules to observe: name patterns, classes, or functions of (name, module); empty: all", _selectors
+    )
+    exclude: Sequence[Any] = _option(
+        (), "modules to leave out: name patterns, classes, or functions of (name, module)", _selectors
+    )
     max_overhead: float | None = _option(
         0.02,
         "share of the training time that observing may take, beyond the first second of cost; intervals grow to "

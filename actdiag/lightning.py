@@ -131,6 +131,7 @@ class _Hooks:
         """The first micro-batch of an optimizer step decides how the step is observed."""
         if self._session is not None and not self._begun:
             self._step = logged_step(trainer)
+            self._session.epoch = int(trainer.current_epoch)
             self._begun, self._backward = True, False
             self._session.guarded(self._session.begin_step, self._step)
             # LBFGS and its kind evaluate a batch several times a step; it is one batch all the same.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from actdiag.claims import LOGGERS
-from actdiag.config import Options
+from actdiag.config import ConfigError, Options
 from actdiag.write.protocol import Writer
 from actdiag.write.tensorboard import TensorBoardWriter, tensorboard_like
+
+logger = logging.getLogger("actdiag")
 
 
 class AlreadyTaken(Exception):
@@ -29,6 +32,29 @@ def writer_into(experiment: Any, options: Options) -> TensorBoardWriter:
     writer = TensorBoardWriter.into(experiment, detail=options.detail, prefix=options.prefix)
     LOGGERS.take(experiment, options.prefix, writer)
     return writer
+
+
+def given_writers(log_dir: str | Path | None, given: Iterable[Any], options: Options) -> list[Writer]:
+    """The writers of a plain loop: those it gives, and one of our own for `log_dir`. Raises ConfigError."""
+    found: list[Writer] = []
+    for writer in given:
+        if isinstance(writer, Writer):
+            found.append(writer)
+        else:
+            try:
+                found.append(writer_into(writer, options))
+            except TypeError as error:
+                raise ConfigError(f"writers: {error}") from None
+            except AlreadyTaken as error:
+                logger.warning("actdiag: %s", error)
+    if log_dir is not None:
+        try:
+            found.append(TensorBoardWriter(log_dir, detail=options.detail, prefix=options.prefix))
+        except OSError as error:
+            raise ConfigError(
+                f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}"
+            ) from None
+    return found
 
 
 def trainer_writers(trainer: Any, options: Options, where: Path, say: Callable[[str, str], None]) -> list[Writer]:

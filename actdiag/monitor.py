@@ -16,16 +16,15 @@ from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.scaler import frames, scaler_above, unscales_inside
 from actdiag.collect.scope import Silent
-from actdiag.config import ConfigError, Options, build_options
+from actdiag.config import ConfigError, build_options
 from actdiag.diagnose.finding import Finding
-from actdiag.loggers import AlreadyTaken, writer_into
+from actdiag.loggers import given_writers
 from actdiag.outlet import Outlet
 from actdiag.report.run import Run
 from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
-from actdiag.write.tensorboard import TensorBoardWriter
 
 logger = logging.getLogger("actdiag")
 
@@ -65,7 +64,7 @@ class Monitor:
         optimizers = _optimizers(optimizer)
         self._session = Session(model, checked)
         if checked.distributed == "off" or _is_rank_zero():
-            self._session.outlet = Outlet(checked, _writers(log_dir, writers, checked))
+            self._session.outlet = Outlet(checked, given_writers(log_dir, writers, checked))
         self._driver = _Driver(self._session, optimizers)
         self._finalizer = weakref.finalize(self, self._driver.close)
         self._session.guarded(self._driver.begin)
@@ -85,9 +84,13 @@ class Monitor:
         """The last 64 recorded steps, oldest first."""
         return list(self._session.snapshots)
 
-    def step(self) -> None:
-        """One update has been made. For loops without an optimizer to watch; with one it does nothing."""
-        self._driver.manual_step()
+    def step(self, step: int | None = None) -> None:
+        """One update has been made. For loops without an optimizer to watch; with one it does nothing.
+
+        `step`: its number on the x-axis, for loops that count otherwise than from 0 by 1. A number that is not above
+        the last one is not recorded: the first such is warned of.
+        """
+        self._driver.manual_step(step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, to be saved with the checkpoint.
@@ -141,6 +144,7 @@ class _Driver:
         self._closure = False
         self._step = 0
         self._since = 0
+        self._went_back = False
         self._round: object = None
         session.collector.on_forward = self._forward_begins
         session.on_close = self._let_go
@@ -197,13 +201,29 @@ class _Driver:
             self._session.guarded(self._session.restart_step, self._step)
         self._round = now
 
-    def manual_step(self) -> None:
+    def manual_step(self, step: int | None) -> None:
         """The loop says that an update has been made."""
         if self._optimizers or self._session.closed:
+            return
+        if step is not None and not self._go_to(step):
+            self._session.guarded(self._session.start_over)
+            self._session.guarded(self._session.remember_weights)
             return
         self._session.guarded(self._session.before_update, (), None)
         self._session.guarded(self._session.after_update)
         self._session.guarded(self._turn)
+
+    def _go_to(self, step: int) -> bool:
+        """Number the running step; whether it is later than all before."""
+        if step >= self._step:
+            self._step = step
+            return True
+        if not self._went_back:
+            self._went_back = True
+            logger.warning(
+                "actdiag: step %s comes after step %s; steps that go back are left out", step, self._step - 1
+            )
+        return False
 
     def _turn(self) -> None:
         self._session.end_step(self._step)
@@ -245,28 +265,6 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             raise ConfigError(
                 f"optimizer must be a torch.optim.Optimizer, a list of them, or None; got {type(one).__name__}"
             )
-    return found
-
-
-def _writers(log_dir: str | Path | None, given: Iterable[Any], options: Options) -> list[Writer]:
-    found: list[Writer] = []
-    for writer in given:
-        if isinstance(writer, Writer):
-            found.append(writer)
-        else:
-            try:
-                found.append(writer_into(writer, options))
-            except TypeError as error:
-                raise ConfigError(f"writers: {error}") from None
-            except AlreadyTaken as error:
-                logger.warning("actdiag: %s", error)
-    if log_dir is not None:
-        try:
-            found.append(TensorBoardWriter(log_dir, detail=options.detail, prefix=options.prefix))
-        except OSError as error:
-            raise ConfigError(
-                f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}"
-            ) from None
     return found
 
 

@@ -70,6 +70,7 @@ class Session:
         self.closed = False
         self.on_close: Callable[[], None] | None = None
         self.clip_known = True
+        self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
         self._coverage = Coverage(self.collector)
@@ -121,6 +122,10 @@ class Session:
             self.end_step(step)
             return
         self.scaler.forget()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """What was seen of the running step does not count; it is observed from here on."""
         self.collector.restart()
         if self.mode == "record":
             self._parameters.watch()
@@ -223,6 +228,7 @@ class Session:
             grad_norm_total=total,
             clip_coefficient=clip if self.clip_known else None,
             loss_scale=self.scaler.loss_scale,
+            epoch=self.epoch,
             skipped_steps=self.scaler.skipped,
             overhead_ms=self.schedule.budget.last_ms,
         )

@@ -144,6 +144,7 @@ class Snapshot:
     clip_coefficient: float | None = _stat("gradient norm after clipping over before; 1 is not clipped", "share")
     loss_scale: float | None = _stat("loss scale of mixed precision")
     skipped_steps: int | None = _stat("optimizer steps skipped by the loss scaler so far", "steps", "int")
+    epoch: int | None = _stat("epoch of the trainer, from 0", "epochs", "int")
     overhead_ms: float | None = _stat("time that the recorded step before this one took beyond an unrecorded one", "ms")
 
     def __post_init__(self) -> None:

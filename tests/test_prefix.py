@@ -53,7 +53,7 @@ def test_R32_a_prefix_names_the_groups_of_all_tags_and_the_run_in_the_report(tmp
     options: dict[str, Any] = {"log_dir": tmp_path, "log_every_n_steps": 1, "max_overhead": None}
     with Monitor(model, optimizer, prefix="gan_d", **options) as monitor:
         train(model, optimizer)
-    assert {tag.partition("/")[0].partition("actdiag")[0] for tag in tags(tmp_path)} == {"gan_d."}
+    assert {tag.partition("actdiag")[0] for tag in tags(tmp_path)} == {"gan_d.", "custom_scalars__config__"}
     assert {"gan_d.actdiag/findings_open", "gan_d.actdiag_rms/0", "gan_d.actdiag/report"} <= tags(tmp_path)
     (run,) = read_runs(tmp_path)
     assert run.name == f"{tmp_path.name} (gan_d)" and list(run.snapshots) == monitor.snapshots

@@ -240,8 +240,10 @@ class Collector:
             self.fail(hook.key, error)
 
     def _left_out(self, scope: str) -> bool:
-        include, exclude = self._options.include, self._options.exclude
-        return matches(scope, exclude) or (bool(include) and not matches(scope, include))
+        include, exclude = (
+            [one for one in given if isinstance(one, str)] for given in (self._options.include, self._options.exclude)
+        )
+        return matches(scope, exclude) or (bool(self._options.include) and not matches(scope, include))
 
     def detach(self) -> None:
         """Take the hooks off; what was added up stays (validation in the middle of a step)."""

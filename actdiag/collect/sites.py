@@ -93,13 +93,13 @@ def discover(
     models: Mapping[str, nn.Module],
     own: dict[Any, ActivationFacts],
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: Sequence[Any] = (),
+    exclude: Sequence[Any] = (),
 ) -> list[Target]:
-    """The modules to observe: leaves that compute something, and attention blocks; globs narrow them.
+    """The modules to observe: leaves that compute something, and attention blocks; selectors narrow them.
 
-    A pattern in `include` also brings in modules that are left out by default. Raises ConfigError if the
-    patterns leave nothing.
+    A selector is a name pattern, a module class, or a function of name and module. One in `include` also brings in
+    modules that are left out by default. Raises ConfigError if the selectors leave nothing, or one of them raises.
     """
     named = [(name, module) for name, module in named_modules(models) if not isinstance(module, UNHOOKABLE)]
     roots = {id(unwrap(model)) for model in models.values()}
@@ -110,12 +110,35 @@ def discover(
         # MultiheadAttention uses its projection functionally: a hook on it never fires.
         if attention and name.startswith(attention):
             by_default = False
-        if not (matches(name, include) if include else by_default) or matches(name, exclude):
+        if not (_selected(name, module, include) if include else by_default) or _selected(name, module, exclude):
             continue
         targets.append(_target(name, module, own))
     if not targets:
         raise ConfigError(_nothing_left(named, include, exclude))
     return targets
+
+
+def _selected(name: str, module: nn.Module, selectors: Sequence[Any]) -> bool:
+    for selector in selectors:
+        if isinstance(selector, str):
+            found = matches(name, [selector])
+        elif isinstance(selector, type):
+            found = isinstance(module, selector)
+        else:
+            found = _ask(selector, name, module)
+        if found:
+            return True
+    return False
+
+
+def _ask(selector: Any, name: str, module: nn.Module) -> bool:
+    try:
+        return bool(selector(name, module))
+    except Exception as error:
+        raise ConfigError(
+            f"include and exclude take functions of (name, module); {selector!r} raised {type(error).__name__} at "
+            f"{name or '(root)'!r}: {error}"
+        ) from error
 
 
 def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFacts]) -> bool:
@@ -147,7 +170,7 @@ def kind_of(module: nn.Module) -> str:
     return kind
 
 
-def _nothing_left(named: list[tuple[str, nn.Module]], include: Sequence[str], exclude: Sequence[str]) -> str:
+def _nothing_left(named: list[tuple[str, nn.Module]], include: Sequence[Any], exclude: Sequence[Any]) -> str:
     names = ", ".join(name or "(root)" for name, _ in named[:8])
     if not include and not exclude:
         return f"the model has no module to observe; its modules are: {names}"

@@ -125,8 +125,9 @@ def unpack(schema: Schema, packed: Mapping[str, NDArray[Any]], scalars: Mapping[
         for i, (name, described) in enumerate(schema.sites.items())
     }
     step_values: dict[str, Any] = {k: scalars[k] for k in tags.STEP_STATS if k in scalars}
-    if "skipped_steps" in step_values:
-        step_values["skipped_steps"] = int(step_values["skipped_steps"])
+    for name in ("skipped_steps", "epoch"):
+        if name in step_values:
+            step_values[name] = int(step_values[name])
     return Snapshot(
         step=step,
         sites=sites,

@@ -17,7 +17,7 @@ FINDINGS = "actdiag/findings"
 REPORT = "actdiag/report"
 STEP = "actdiag/"
 
-STEP_STATS = ("grad_norm_total", "clip_coefficient", "loss_scale", "skipped_steps", "overhead_ms")
+STEP_STATS = ("grad_norm_total", "clip_coefficient", "loss_scale", "skipped_steps", "overhead_ms", "epoch")
 HISTOGRAM_KINDS = {"activation": "histogram", "gradient": "grad_histogram"}
 
 

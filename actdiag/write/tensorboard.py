@@ -24,6 +24,7 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT16, DT_INT32, DT_
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.snapshot import Histogram, SiteStats, Snapshot
 from actdiag.write import tags
+from actdiag.write.layout import add_layout
 from actdiag.write.markdown import findings_markdown
 from actdiag.write.pack import pack, schema_of
 from actdiag.write.plain import plain, strict_json
@@ -56,6 +57,7 @@ class TensorBoardWriter:
         own = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
         self._begin(_own_sink(own), own.flush, own.close, detail)
         self._front = tags.front(prefix)
+        self._own = True
 
     @classmethod
     def into(cls, writer: Any, *, detail: str = "summary", prefix: str = "") -> TensorBoardWriter:
@@ -68,6 +70,7 @@ class TensorBoardWriter:
         self = cls.__new__(cls)
         self._begin(send, writer.flush, writer.flush, detail)
         self._front = tags.front(prefix)
+        self._own = False  # a run has one layout: that of a caller's writer is the caller's
         return self
 
     def _begin(
@@ -100,6 +103,8 @@ class TensorBoardWriter:
             self._add_findings(summary, changes)
         for value in summary.value if self._front else ():
             value.tag = self._front + value.tag
+        if self._own and not self._written:
+            add_layout(summary, self._front)
         self._send(summary, snapshot.step)
         self._written += 1
         if any(change.kind != "resolved" for change in changes):
