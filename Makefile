@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick slow lint bench mutants screenshot clean
+.PHONY: demo test quick slow lint bench regimes sweep mutants screenshot clean
 
 demo: $(READY)          ## train the demo's networks and print the report
 	$(BIN)/actdiag demo
@@ -23,6 +23,12 @@ lint: $(READY)
 
 bench: $(READY)         ## cost of observing, as ratios to the bare training
 	$(BIN)/python benchmarks/overhead.py
+
+regimes: $(READY)       ## docs/regimes.md from the tests
+	$(BIN)/python -m tests.regimes --write
+
+sweep: $(READY)         ## other people's models, trained with and without a monitor
+	$(BIN)/python benchmarks/sweep_models.py --write docs/sweep.md
 
 mutants: $(READY)       ## deliberate wrong edits that the suite must catch
 	$(BIN)/python tests/mutants.py

@@ -4,13 +4,14 @@ A bare and an observed copy of a model train side by side in one process, single
 busy machine slows both alike. Every variant runs in a fresh process. Ratios of medians of thread CPU time and of wall
 time; an A/A control tells how far they can be trusted. The number of recorded steps is asserted.
 
-    python benchmarks/overhead.py [--pairs N] [--models mlp,cnn,gpt] [--variants TEXT]
+    python benchmarks/overhead.py [--pairs N] [--models mlp,cnn,gpt] [--variants TEXT] [--append docs/cost.md]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,28 +169,40 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--variants", default="", help="only variants that hold this text")
     parser.add_argument("--processes", type=int, default=3, help="repetitions; the median is shown")
+    parser.add_argument("--append", type=Path, help="append the table to this page")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "VARIANT", "PAIRS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         name, variant, pairs = arguments.one
         print(json.dumps(measure(name, variant, int(pairs))))
         return
-    print(
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.processor() or platform.machine()}, "
-    )
-    print(f"one thread, median of {arguments.processes} processes\n")
-    print("| model | bare step | variant | CPU ratio | wall ratio | median step |\n|---|---:|---|---:|---:|---:|")
+    lines = [
+        f"`{' '.join(['python benchmarks/overhead.py', *sys.argv[1:]])}`: torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs, one torch thread, median of "
+        f"{arguments.processes} processes.",
+        "",
+        "| model | bare step | variant | CPU ratio | wall ratio | median step |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    print("\n".join(lines))
     for name in arguments.models.split(","):
         pairs = arguments.pairs or {"mlp": 1500, "cnn": 60, "gpt": 60}[name]
         for variant in (v for v in VARIANTS if arguments.variants in v):
-            command = [sys.executable, __file__, "--one", name, variant, str(pairs)]
-            runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(arguments.processes)]
-            row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-            print(
-                f"| {name} | {row['bare_ms']:.2f} ms | {variant} | {row['cpu']:.3f} | {row['wall']:.3f} "
-                f"| {row['median_step']:.3f} |",
-                flush=True,
-            )
+            lines.append(_row(name, variant, pairs, arguments.processes))
+            print(lines[-1], flush=True)
+    if arguments.append:
+        with arguments.append.open("a", encoding="utf-8") as page:
+            page.write("\n" + "\n".join(lines) + "\n")
+
+
+def _row(name: str, variant: str, pairs: int, processes: int) -> str:
+    command = [sys.executable, __file__, "--one", name, variant, str(pairs)]
+    runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(processes)]
+    row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return (
+        f"| {name}, {pairs} steps | {row['bare_ms']:.2f} ms | {variant} | {row['cpu']:.3f} | {row['wall']:.3f} "
+        f"| {row['median_step']:.3f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mutants_io import EDITS, TESTS
+from mutants_regimes import REGIMES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,16 +101,16 @@ MUTANTS = [
     ),
     Mutant(
         "hooks stay on after a step",
-        "collect/collector.py",
+        "collect/attachment.py",
         "            handle.remove()\n",
         "            pass\n",
         "test_untouched",
     ),
     Mutant(
         "the function mode is not left",
-        "collect/collector.py",
-        "mode.__exit__(None, None, None)",
-        "None",
+        "collect/attachment.py",
+        "            mode.leave()\n",
+        "            pass\n",
         "test_untouched",
     ),
     Mutant(
@@ -171,7 +172,7 @@ MUTANTS = [
     Mutant(
         "validation passes are counted",
         "collect/hooks.py",
-        "return torch.is_grad_enabled() and not",
+        "return (site.traced or torch.is_grad_enabled()) and not",
         "return not",
         "test_monitor",
     ),
@@ -209,6 +210,7 @@ MUTANTS = [
 MUTANTS += [
     Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
+MUTANTS += [Mutant(*edit) for edit in REGIMES]
 
 
 def survives(mutant: Mutant) -> bool:

@@ -46,8 +46,9 @@ INTRODUCTION = f"""\
 
 What actdiag tells of a training in which something is unusual. *Exact*: equal to a float64 reference or to a plain
 twin. *Approximate*: right within what is said. *Not observed*: None or no site, with the reason in the log; never 0,
-never an exception. Whatever the regime, the training itself is bit-identical. The last column names the test that
-proves the row; the table is written from the decorators of those tests by
+never an exception. Whatever the regime, the training itself is bit-identical, but for one: half precision under the
+default backend of torch.compile, see there. The last column names the test that proves the row; the table is written
+from the decorators of those tests by
 `{COMMAND}`.
 """
 

@@ -134,6 +134,31 @@ def test_R08_R35_autocast_around_a_compiled_model() -> None:
     assert_same_training(watched, plain)
 
 
+@regime(
+    "mixed precision",
+    "bf16 or fp16 autocast under the default backend (inductor)",
+    exact="with `torch._inductor.config.emulate_precision_casts = True`: everything, bit-identical training",
+    approximate="without it the compiler keeps fused intermediates in float32 and a tensor that is observed is rounded: "
+    "on recorded steps the training differs by the rounding of half precision",
+    proves=("R51",),
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("emulated", [True, False])
+def test_R51_half_precision_under_inductor_differs_by_its_rounding(emulated: bool) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(8, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)
+        )
+
+    with torch._inductor.config.patch(emulate_precision_casts=emulated):
+        plain = train(build, under_autocast(compiled("inductor")))
+        watched = train(build, under_autocast(compiled("inductor")), observe=inner)
+    if emulated:
+        assert_same_training(watched, plain)
+    for name, weight in plain.weights.items():
+        assert torch.allclose(weight, watched.weights[name], atol=2e-3), name
+
+
 def test_a_normalization_kept_in_evaluation_mode_is_observed() -> None:
     def frozen() -> nn.Module:
         model = small()

@@ -42,6 +42,7 @@ class ParameterRecord:
         self.elements = 0
         self.absent = 0
         self.updated = False
+        self.taken = False
         self.accumulated: Tensor | None = None
         self.before: Tensor | None = None
         self.sums: dict[str, Tensor] = {}
@@ -125,6 +126,7 @@ class ParameterWatch:
             record.in_optimizer = optimized is None or id(p) in optimized
             record.requires_grad = p.requires_grad
             record.clipped_scaled = scaled and id(p) in stepping
+            record.taken = record.taken or id(p) in stepping
         waiting = [(p, record) for p, record in waiting if has_norm(p)]
         weights = squares([p for p, _ in waiting])
         for (p, record), weight in zip(waiting, weights, strict=True):
@@ -200,7 +202,9 @@ class _Accumulated:
         self._record, self._fail = record, fail
 
     def __call__(self, parameter: Tensor) -> None:
-        if self._record is None or parameter.grad is None:
+        # What another loss adds after the optimizer has stepped (a GAN's generator, to the discriminator) is not
+        # of this update.
+        if self._record is None or parameter.grad is None or self._record.taken:
             return
         try:
             with torch.no_grad():
