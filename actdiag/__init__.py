@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from actdiag.config import ConfigError
     from actdiag.diagnose.finding import Finding
     from actdiag.monitor import Monitor
+    from actdiag.outlet import FindingError
     from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
     from actdiag.write.jsonl import JsonlWriter
     from actdiag.write.memory import MemoryWriter
@@ -25,6 +26,7 @@ __all__ = [
     "ActivationFacts",
     "ConfigError",
     "Finding",
+    "FindingError",
     "Histogram",
     "JsonlWriter",
     "MemoryWriter",
@@ -39,6 +41,7 @@ _HOME = {
     "ActivationFacts": "actdiag.collect.activations",
     "ConfigError": "actdiag.config",
     "Finding": "actdiag.diagnose.finding",
+    "FindingError": "actdiag.outlet",
     "Histogram": "actdiag.snapshot",
     "JsonlWriter": "actdiag.write.jsonl",
     "MemoryWriter": "actdiag.write.memory",

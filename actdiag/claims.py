@@ -1,6 +1,6 @@
 """Who observes a model, and who writes into a caller's logger: one monitor for each prefix.
 
-This is state of the process, and the only one: a notebook cell that is run again makes a new Monitor while the old
+This is state of the process: a notebook cell that is run again makes a new Monitor while the old
 one is still alive, and neither can know of the other. Nothing can be kept on the user's module (it would be copied,
 pickled and saved with it), so the table is here. It holds models and loggers weakly, by identity, and their holders
 weakly as well: it keeps nothing alive, and what is gone or closed has no claim.

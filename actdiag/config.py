@@ -171,7 +171,7 @@ class Options:
     on_finding: Callable[[Any], object] | None = _option(None, "called once with each new Finding", _callable_or_none)
     raise_on: str | None = _option(
         None,
-        "raise FindingError into the loop at this severity; None: never",
+        "raise FindingError into the loop at a new or worse finding of this severity; None: never",
         _one_of(None, *SEVERITIES),
     )
 
@@ -208,10 +208,10 @@ def build_options(given: Mapping[str, Any]) -> Options:
     return Options(**given)
 
 
-def changed_options(options: Options) -> dict[str, Any]:
-    """The options that are not at their defaults, spelled as in every process: functions by name, not by address."""
+def changed_options(options: Options, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the named options that are not at their defaults, spelled as in every process: functions by name."""
     plain = Options()
-    values = {spec.name: getattr(options, spec.name) for spec in fields(Options)}
+    values = {name: getattr(options, name) for name in names}
     return {name: _spelled(value) for name, value in values.items() if value != getattr(plain, name)}
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actdiag.collect.collector import Collector
 from actdiag.collect.resume import SavedSite, other_widths
 from actdiag.snapshot import Snapshot
 
 logger = logging.getLogger("actdiag")
+
+_LOST_AFTER = 3
+_LISTED = 6
 
 
 class Coverage:
@@ -18,23 +21,31 @@ class Coverage:
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
         self._told = False
+        self._missing: dict[str, int] = {}
+        self._ran: set[str] = set()
         self.resumed: Sequence[SavedSite] = ()
 
     def report(self, snapshot: Snapshot) -> None:
-        """Say once, after the first recorded step, what was not observed and why."""
+        """Say once, after the first recorded step, what was not observed and why; later what has fallen silent."""
         self._report_other_widths()
+        unseen = self._collector.unseen()
         if self._told:
+            self._report_lost(snapshot, unseen)
             return
         self._told = True
-        unseen = self._collector.unseen()
-        selected = snapshot.sites_selected
-        if len(unseen) == selected and self._collector.adopt_compiled():
+        if len(unseen) == snapshot.sites_selected and self._collector.adopt_compiled():
             self._told = False
             logger.info(
-                "actdiag: step %d: %d of %d sites ran; the others may be in code that was compiled before; it is "
-                "compiled once more, to be observed", snapshot.step, selected - len(unseen), selected,
+                "actdiag: step %d: 0 of %d sites ran; they may be in code that was compiled before; it is compiled "
+                "once more, to be observed", snapshot.step, len(unseen),
             )  # fmt: skip
-        elif any("torch.compile" in why for why in unseen.values()):
+            return
+        self._ran = {target.name for target in self._collector.targets} - unseen.keys()
+        self._report_first(snapshot, unseen)
+
+    def _report_first(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:
+        selected = snapshot.sites_selected
+        if any("torch.compile" in why for why in unseen.values()):
             logger.warning(
                 "actdiag: %d of %d sites are inside torch.compile and not observed by this release of torch, only "
                 "their parameters are; train uncompiled for a while to see them", len(unseen), selected,
@@ -46,15 +57,29 @@ class Coverage:
                 selected, snapshot.step,
             )  # fmt: skip
         elif unseen:
-            shown = "; ".join(f"{name}: {why}" for name, why in list(unseen.items())[:6])
-            more = f" and {len(unseen) - 6} more" if len(unseen) > 6 else ""
+            ran = selected - len(unseen)
+            logger.info("actdiag: %d of %d sites ran; not observed: %s", ran, selected, _listed(unseen))
+        if self._collector.deaf:
             logger.info(
-                "actdiag: %d of %d sites ran; not observed: %s%s",
-                selected - len(unseen),
-                selected,
-                shown,
-                more,
+                "actdiag: in code that is compiled block by block, or after the monitor was made, modules are seen; "
+                "activations called as functions (F.relu) are not"
             )
+
+    def _report_lost(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:
+        """Modules that ran once and have not for some recorded steps: swapped, idle, or the model is in eval()."""
+        self._ran |= {target.name for target in self._collector.targets} - unseen.keys()
+        self._missing = {name: self._missing.get(name, 0) + 1 for name in unseen if name in self._ran}
+        lost = {name: unseen[name] for name, times in self._missing.items() if times == _LOST_AFTER}
+        if lost and len(unseen) == snapshot.sites_selected:
+            logger.warning(
+                "actdiag: no site has run in the last %d recorded steps (now step %d). Is the model still in training "
+                "mode, and still the one that is trained?", _LOST_AFTER, snapshot.step,
+            )  # fmt: skip
+        elif lost:
+            logger.info(
+                "actdiag: step %d: no longer observed for %d recorded steps: %s",
+                snapshot.step, _LOST_AFTER, _listed(lost),
+            )  # fmt: skip
 
     def _report_other_widths(self) -> None:
         resumed, self.resumed = self.resumed, ()
@@ -62,3 +87,8 @@ class Coverage:
             logger.info(
                 "actdiag: another number of units than in the saved state, evidence starts anew: %s", ", ".join(changed)
             )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    shown = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_LISTED])
+    return shown + (f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else "")

@@ -31,6 +31,8 @@ __all__ = ["ActivationMonitor", "logged_step"]
 
 logger = logging.getLogger("actdiag")
 
+_IDENTITY = ("prefix", "include", "exclude")
+"""What tells two callbacks of one Trainer apart. Everything else may change between a checkpoint and its resume."""
 _PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
 
@@ -89,9 +91,9 @@ class _Hooks:
     # The trainer's hooks ---------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """A new fit: what was kept of the last one is not its state."""
+        """A new fit: what was kept of the last one is not its state, nor what a validation has loaded."""
         if stage == "fit":
-            self._saved = {}
+            self._saved, self._loaded = {}, None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Build the session: after configure_model, strategy and compile wrap, before the sanity check."""
@@ -229,8 +231,8 @@ class _Hooks:
 
     @property
     def state_key(self) -> str:
-        """Under which Lightning saves the state: one for each configuration, as Lightning asks of every callback."""
-        return f"ActivationMonitor{changed_options(self._options)}"
+        """Under which Lightning saves the state: by what is observed, so that other options may change at a resume."""
+        return f"ActivationMonitor{changed_options(self._options, _IDENTITY)}"
 
     def _fitted(self, trainer: Any) -> Options:
         """The options of this fit: the trainer's own logging interval where none was given."""
@@ -256,7 +258,8 @@ _DOC = """Lightning callback: activation centering, saturation, dead units and g
 
 Takes the options of `actdiag.config.Options`, keyword-only; `log_every_n_steps` defaults to the trainer's own.
 Its state is saved with every checkpoint, and `fit(ckpt_path=...)` goes on from it: units keep their evidence, findings
-are not told again. Two in one Trainer need different options, and different `prefix`es to write to one logger.
+are not told again, other options but prefix, include and exclude hold from then on. Two in one Trainer need different
+`prefix`es (or `include`, `exclude`).
 `findings`, `snapshots`, `latest` and `report()` can be read during and after a fit. Raises ConfigError at
 construction for values that cannot work, and at the start of a fit for name patterns that leave no module; during
 the training it raises nothing of its own (but FindingError, if `raise_on` asks for it).

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from actdiag.config import Options
 from actdiag.diagnose.finding import Change, Finding, at_least
 from actdiag.snapshot import Snapshot
+from actdiag.write.plain import plain
 from actdiag.write.protocol import Writer
 
 logger = logging.getLogger("actdiag")
@@ -65,11 +66,11 @@ class Outlet:
     def _tell(self, change: Change, step: int) -> None:
         told = change.finding
         if change.kind == "resolved":
-            logger.info("%s: step %s: resolved: %s", self.name, told.resolved_step, told.message)
+            logger.info("%s: step %s: resolved: %s", self.name, told.resolved_step, plain(told.message))
             return
         first = f"; try: {told.advice[0]}" if told.advice else ""
         since = f" (since step {told.step})" if told.step != step else ""
-        logger.log(_LEVELS[told.severity], "%s: step %s%s: %s%s", self.name, step, since, told, first)
+        logger.log(_LEVELS[told.severity], "%s: step %s%s: %s%s", self.name, step, since, plain(str(told)), first)
         if self._options.on_finding is not None:
             self._call_back(told)
 

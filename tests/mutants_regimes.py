@@ -29,7 +29,7 @@ REGIMES = [
         "self._remove()",
         "test_compile",
     ),
-    ("old code is not forgotten", "collect/compiled.py", "remove_from_cache(code)", "str(code)", "test_compile"),
+    ("old code is not forgotten", "collect/compiled.py", "remove_from_cache(code)", "str(code)", "test_compile_late"),
     (
         "evaluation asks for the switch",
         "collect/traced.py",
@@ -37,7 +37,7 @@ REGIMES = [
         "self._switch.on:",
         "test_compile",
     ),
-    ("old torch is not asked", "collect/attachment.py", "and not define()", "and False", "test_compile"),
+    ("old torch is not asked", "collect/attachment.py", "and not define()", "and False", "test_compile_late"),
     ("a sum of tensors is a shift", "collect/tracing.py", "tensors == 1 and", "tensors >= 1 and", "test_gates"),
     (
         "a sum of tensors is a shift in eager code",
@@ -104,7 +104,7 @@ REGIMES = [
         "test_outputs",
     ),
     ("the layer before is blamed", "diagnose/rules/nonfinite.py", "ordered[index + 1 :]", "ordered[:0]", "test_rules"),
-    ("steps go back", "monitor.py", "if step >= self._step:", "if True:", "test_choices"),
+    ("steps go back", "stepping.py", "if step >= self._step:", "if True:", "test_choices"),
     (
         "a class means exactly that class",
         "collect/sites.py",

@@ -138,8 +138,8 @@ def test_R08_R35_autocast_around_a_compiled_model() -> None:
     "mixed precision",
     "bf16 or fp16 autocast under the default backend (inductor)",
     exact="with `torch._inductor.config.emulate_precision_casts = True`: everything, bit-identical training",
-    approximate="without it the compiler keeps fused intermediates in float32 and a tensor that is observed is rounded: "
-    "on recorded steps the training differs by the rounding of half precision",
+    approximate="without it fused intermediates stay in float32 and those that are observed are rounded: on recorded "
+    "steps the training differs by the rounding of half precision",
     proves=("R51",),
 )
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_one_added_line_writes_into_the_loggers_own_run_at_its_own_steps(L: Any,
 def test_the_interval_is_the_trainers_unless_it_is_given(L: Any, tmp_path: Path) -> None:
     default, given = (
         ActivationMonitor(max_overhead=None),
-        ActivationMonitor(log_every_n_steps=5, max_overhead=None),
+        ActivationMonitor(log_every_n_steps=5, max_overhead=None, prefix="given"),
     )
     fit(L, tmp_path, default, given)
     assert [s.step for s in default.snapshots] == [0, 4, 8]

@@ -314,16 +314,17 @@ def test_R39_two_with_one_prefix_warn_once_and_the_second_writes_nothing(
 
 
 def test_R39_the_state_key_is_one_for_each_configuration_and_the_same_in_every_process(L: Any, tmp_path: Path) -> None:
-    def told(finding: Any) -> None: ...
+    def chosen(name: str, module: Any) -> bool:
+        return True
 
     different = [
         ActivationMonitor(), ActivationMonitor(prefix="a"), ActivationMonitor(include=["x.*"]),
-        ActivationMonitor(on_finding=told), ActivationMonitor(unit_dims={"a": 1}),
+        ActivationMonitor(include=[chosen]), ActivationMonitor(exclude=[nn.ReLU]),
     ]  # fmt: skip
     keys = [callback.state_key for callback in different]
     assert len(set(keys)) == len(keys) and not any("0x" in key for key in keys)
-    assert ActivationMonitor(window_samples=2048).state_key == ActivationMonitor().state_key, (
-        "defaults may be spelled out"
+    assert ActivationMonitor(window_samples=64, ignore=["off-center"]).state_key == ActivationMonitor().state_key, (
+        "what does not say what is observed may change at a resume"
     )
     L.Trainer(callbacks=different, logger=False, accelerator="cpu", enable_checkpointing=False)
     with pytest.raises(RuntimeError, match="more than one stateful callback"):

@@ -353,15 +353,19 @@ def test_R59_what_is_no_state_at_all_never_reaches_the_loop(state: Any, caplog: 
     assert len(lines(caplog, "starting afresh")) == 1
 
 
-def test_R59_a_state_that_is_loaded_after_a_forward_loses_and_doubles_nothing() -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_R59_loading_replaces_what_was_observed(times: int) -> None:
     state = saved_state()
-    model, writer = Net(), MemoryWriter()
+    model = Net()
     optimizer = sgd(model)
-    with Monitor(model, optimizer, writers=[writer], **{**OPTIONS, "window_samples": 2048}) as monitor:
+    with Monitor(model, optimizer, **{**OPTIONS, "window_samples": 2048}) as monitor:
+        train(monitor, model, optimizer, range(3))
         model(batch(0)[0])
-        monitor.load_state_dict(state)
-        assert monitor._session.collector.sites["first", 0].evidence.samples == 21 * 32
+        for _ in range(times):
+            monitor.load_state_dict(state)
+        assert monitor._session.collector.sites["first", 0].evidence.samples == 20 * 32
         train(monitor, model, optimizer, range(1))
+        assert monitor._session.collector.sites["first", 0].evidence.samples == 21 * 32
 
 
 def test_R59_a_state_can_be_taken_from_a_closed_monitor_and_twice_in_a_row() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from actdiag.collect.activations import GELU, RELU, TANH
 from actdiag.collect.layout import arrange
-from actdiag.collect.units import MIN_OBSERVATIONS, UnitEvidence, UnitLedger, UnitVerdict, count_open, follow
+from actdiag.collect.units import MIN_OBSERVATIONS, UnitEvidence, UnitLedger, UnitVerdict, count_open
 
 
 class Watcher:
@@ -141,32 +141,6 @@ def course(seed: int, n: int) -> list[tuple[list[int], int, int]]:
         ((rng.integers(0, 9, 3) * (rng.random(3) < [0.9, 0.2, 0.0])).tolist(), int(rng.integers(8, 40)), int(step))
         for step in steps
     ]
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("window", [120, 10_000])
-def test_R59_evidence_in_two_parts_is_the_evidence_in_one_wherever_the_cut_lies(seed: int, window: int) -> None:
-    batches = course(seed, 12)
-    whole = observed(batches, window)
-    for cut in range(13):
-        older, newer = observed(batches[:cut], window), observed(batches[cut:], window)
-        joined = follow(older, newer)
-        assert torch.equal(joined.ages_3C, whole.ages_3C), cut
-        assert (joined.samples, joined.observations) == (whole.samples, whole.observations)
-        assert (joined._first_step, joined._last_step) == (whole._first_step, whole._last_step)
-        if window > 1_000 or cut in (0, 11, 12):
-            assert torch.equal(joined.open_C, whole.open_C) and joined.block == whole.block
-            assert torch.equal(joined.open_before_C, whole.open_before_C)
-
-
-def test_R59_joining_changes_neither_part_and_refuses_another_width() -> None:
-    older, newer = observed(course(1, 5)), observed(course(2, 5))
-    before = older.ages_3C.clone(), newer.ages_3C.clone(), list(newer.block)
-    joined = follow(older, newer)
-    joined.observe(torch.ones(3), 8, 99)
-    assert torch.equal(before[0], older.ages_3C) and torch.equal(before[1], newer.ages_3C) and before[2] == newer.block
-    with pytest.raises(ValueError, match="3 units, then 2"):
-        follow(older, observed([([1, 2], 4, 0)]))
 
 
 def test_R59_saved_evidence_and_deaths_go_on_as_if_never_saved() -> None:

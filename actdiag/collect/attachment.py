@@ -7,6 +7,7 @@ they observe.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping
 from typing import Protocol
@@ -14,7 +15,13 @@ from typing import Protocol
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from actdiag.collect.compiled import codes_of, compiled_parts, forget_compiled, keep_out
+from actdiag.collect.compiled import (
+    RecompileLimit,
+    compiled_parts,
+    forget_compiled,
+    keep_out,
+    refuses_to_recompile,
+)
 from actdiag.collect.functional import FunctionalMode, Listener
 from actdiag.collect.hooks import Probe, Recorder
 from actdiag.collect.operators import define
@@ -22,6 +29,8 @@ from actdiag.collect.scope import Scope, ScopeHook, Silent
 from actdiag.collect.sites import UNHOOKABLE, Target, named_modules, unwrap
 from actdiag.collect.traced import Hook, Switch
 from actdiag.collect.tracing import Tracing
+
+logger = logging.getLogger("actdiag")
 
 
 class Owner(Recorder, Listener, Protocol):
@@ -51,15 +60,18 @@ class Attachment:
         self._whole = any(id(unwrap(model)) in self._compiled for model in models.values())
         self._stays = False
         self._adopted = False
+        self._refused = False
+        self._by_forward = False
         self._handles: list[RemovableHandle] = []
         self._hooks: dict[str, Hook] = {}
         self._mode: FunctionalMode | None = None
         self.switch = Switch()
-        roots = {code: name for name, model in models.items() for code in codes_of(unwrap(model))}
+        self._limit = RecompileLimit()
+        roots = {id(module): name for name, module in named_modules(models)}
         self.tracing = Tracing(roots, self._stay)
-        keep_out([Silent.__call__, FunctionalMode.__torch_function__])
+        keep_out([Silent.__call__, FunctionalMode.__torch_function__], models.values())
         if self._compiled and define():
-            self._stays = True
+            self._stay()
             self.adopt_compiled()
 
     def prepare(self) -> None:
@@ -79,9 +91,10 @@ class Attachment:
     def attach(self) -> None:
         """Put the hooks on the models, scopes first. Safe to call again after `detach`."""
         owner = self._owner
-        self.switch.on = True
+        if not self._turn(on=True):
+            return
         owner.scope.following = owner.follows()
-        if self._whole and not self._wrapped():
+        if self._whole and not (self._wrapped() and owner.scope.following):
             self._enter_mode()  # no hook of ours is called outside of the compiled code
         if self._handles:
             return
@@ -96,14 +109,31 @@ class Attachment:
 
     def detach(self) -> None:
         """Observe no more. In eager code nothing stays on the models."""
+        if not self._turn(on=False):
+            return
         self._leave()
-        self.switch.on = self._owner.scope.following = False
+        self._owner.scope.following = False
         if not self._stays:
             self._remove()
 
+    def _turn(self, *, on: bool) -> bool:
+        """Turn the switch, unless compiled code would have to be compiled for it and may not; whether it was."""
+        if self._stays and self.switch.on != on and refuses_to_recompile():
+            if not self._refused:
+                self._refused = True
+                logger.warning(
+                    "actdiag: torch may not recompile (error_on_recompile, set_stance): compiled code is observed %s "
+                    "from now on", "at every step" if self.switch.on else "no more",
+                )  # fmt: skip
+            return False
+        self.switch.on = on
+        return True
+
     def close(self) -> None:
         """Observing is over: nothing stays on the models."""
-        self.detach()
+        self._leave()
+        self.switch.on = self._owner.scope.following = False
+        self._limit.close()
         self._remove()
         self._hooks.clear()
 
@@ -114,7 +144,8 @@ class Attachment:
         self._adopted = True
         alive = self._alive().values()
         found = forget_compiled([*alive, *(unwrap(model) for model in alive)]) and define()
-        self._stays = self._stays or found
+        if found:
+            self._stay()
         return found
 
     def _alive(self) -> dict[str, nn.Module]:
@@ -140,6 +171,7 @@ class Attachment:
     def _stay(self) -> None:
         """torch.compile traces our hooks: they are part of its code, and taking them off would compile it anew."""
         self._stays = True
+        self._limit.open()
 
     def _hook(self, target: Target) -> Hook:
         hook = self._hooks.get(target.name)
@@ -160,13 +192,21 @@ class Attachment:
             self._scope(name, model)
 
     def _scope(self, name: str, module: nn.Module) -> None:
-        hook = ScopeHook(name, self._owner.scope, self._enter, self._leave)
+        hook = ScopeHook(name, self._owner.scope, self._enter, self._end_forward)
         self._handles += hook.attach(module, self.tracing)
 
     def _enter(self) -> None:
         self._owner.begin_forward()
+        if not self.switch.on:
+            return  # the forward has ended a step, and the next one is not observed
         if not self._stays or any(model.training for model in self._alive().values()):
+            self._by_forward = self._mode is None
             self._enter_mode()
+
+    def _end_forward(self) -> None:
+        # Only the forward that has entered the mode leaves it: not one in another thread, nor one after a graph break.
+        if self._by_forward and self._mode is not None and self._mode.is_here():
+            self._leave()
 
     def _enter_mode(self) -> None:
         if self._owner.functional and self._mode is None:

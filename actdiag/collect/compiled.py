@@ -7,6 +7,7 @@ object, so that its next call is traced with them.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,22 +58,63 @@ def forget_compiled(models: Iterable[nn.Module]) -> bool:
     return bool(old)
 
 
-def keep_out(functions: Iterable[Any]) -> None:
-    """Have torch.compile run these as they are where it meets them by themselves: after a graph break, the hooks of
-    the modules that are then called would be compiled one by one. Traced from within a model they still are."""
+def keep_out(own: Iterable[Any], models: Iterable[nn.Module]) -> None:
+    """Have torch.compile run these as they are where it meets them by themselves, as after a graph break.
+
+    Our own functions, and what they call; and the forward of torch's modules, which torch leaves alone by itself,
+    but for modules with hooks. Traced from within a model all of them still are.
+    """
     try:
         frames = torch._C._dynamo.eval_frame
-        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
-        for function in functions:
-            frames.set_code_exec_strategy(function.__code__, skip)
+        skip, default = frames._FrameAction.SKIP, frames._FrameAction.DEFAULT
+        for function in own:
+            frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+        kinds = {type(module) for model in models for module in model.modules()}
+        for kind in kinds:
+            if kind.__module__.startswith("torch.nn."):
+                frames.set_code_exec_strategy(kind.forward.__code__, frames._FrameExecStrategy(skip, default))
     except Exception:
         return  # a private interface; without it there are graphs and breaks that are of no use, and no harm
 
 
-def codes_of(model: nn.Module) -> list[CodeType]:
-    """Code objects in which a trace of this model may begin: its forward and, of a LightningModule, its steps."""
-    functions = [getattr(type(model), name, None) for name in ("forward", "training_step")]
-    return [code for function in functions if (code := _code(function)) is not None]
+class RecompileLimit:
+    """Doubles torch's limit on graphs of one code object while open: each has two with us, and the ninth is fatal."""
+
+    def __init__(self) -> None:
+        self._raised: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Double the limits, once."""
+        if self._raised:
+            return
+        with contextlib.suppress(Exception):
+            from torch._dynamo import config
+
+            for name in ("recompile_limit", "accumulated_recompile_limit"):
+                self._raised[name] = 2 * getattr(config, name)
+                setattr(config, name, self._raised[name])
+
+    def close(self) -> None:
+        """Halve them again, unless somebody else has set them since."""
+        with contextlib.suppress(Exception):
+            from torch._dynamo import config
+
+            for name, value in self._raised.items():
+                if getattr(config, name) == value:
+                    setattr(config, name, value // 2)
+        self._raised.clear()
+
+
+def refuses_to_recompile() -> bool:
+    """Whether the user has asked that nothing be compiled any more: then the switch must stay as it is."""
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return False
+    try:
+        from torch._dynamo import config, eval_frame
+
+        return bool(config.error_on_recompile) or "recompile" in eval_frame._stance.stance
+    except Exception:
+        return False
 
 
 def _codes(model: nn.Module) -> Iterator[CodeType]:

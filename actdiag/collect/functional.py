@@ -23,7 +23,7 @@ from actdiag.collect.operators import enter
 from actdiag.collect.scope import Scope, untraceable
 from actdiag.collect.site import Site, is_tanh, squashes
 from actdiag.collect.traced import Calls, traceable
-from actdiag.collect.tracing import Tracing, constant
+from actdiag.collect.tracing import Tracing, constant, in_transform
 
 _DEEPEST = 8
 """Frames between a function of torch and what called it: the function, its handler, and ours."""
@@ -66,10 +66,14 @@ class FunctionalMode(TorchFunctionMode):
         self._thread = threading.get_ident()
         self.alive = True
 
+    def is_here(self) -> bool:
+        """Whether this thread has entered it."""
+        return self._thread == threading.get_ident()
+
     def leave(self) -> None:
         """Take it off this thread's stack of modes, also from under modes of the user's; elsewhere it stays, inert."""
         self.alive = False
-        if self._thread != threading.get_ident():
+        if not self.is_here():
             return
         stack = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         if not any(mode is self for mode in stack):
@@ -82,7 +86,7 @@ class FunctionalMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self._trace(func, args, kwargs)
         told = self._before(func, args, kwargs) if self.alive and not untraceable() else None
         out = func(*args, **kwargs)
@@ -144,6 +148,8 @@ class FunctionalMode(TorchFunctionMode):
         own, tracing = self._listener.own, self._tracing
         scope = tracing.scope() if tracing is not None else None
         if tracing is None or scope is None or not (func in FUNCTIONS or func in own):
+            return 0, 0, 0
+        if in_transform():
             return 0, 0, 0
         if self._listener.observes(scope):
             return 0, 0, 0

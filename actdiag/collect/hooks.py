@@ -128,7 +128,7 @@ class Probe:
         site, self._early = self._early or self._site(call), None
         counted = counts(site, self._recorder)
         observe(site, self._recorder, out, module=module, read=None if self.reads_early else x)
-        if self._recorder.recording and x is not None and self._recorder.input_of(self.target):
+        if self._recorder.recording and self._recorder.input_of(self.target) and x is not None:
             self._observe_input(module, x, site)
         return site if counted else None
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from actdiag.collect.collector import Collector
 from actdiag.collect.saved import items, mapping, whole
 from actdiag.collect.sites import named_modules
-from actdiag.collect.units import UnitEvidence, UnitLedger, follow
+from actdiag.collect.units import UnitEvidence, UnitLedger
 from actdiag.snapshot import Role
 
 
@@ -121,20 +121,19 @@ def split_known(collector: Collector, saved: SavedSites) -> tuple[list[SavedSite
 
 
 def resume_sites(collector: Collector, saved: SavedSites, known: Iterable[SavedSite]) -> None:
-    """Make the sites, in the order in which they first ran, and go on with their evidence.
+    """Make the sites, in the order in which they first ran, with the evidence that was saved.
 
-    A site that has observed something already in this process keeps it: the saved part goes before it.
+    It replaces what was observed until now, as loading does for weights: a loop that goes back to a checkpoint has
+    not seen what came after it.
     """
     known = list(known)
+    for site in collector.sites.values():
+        site.evidence = site.ledger = None
     sites = [collector.site(one.key, one.index, kind=one.kind, role=one.role, facts=None) for one in known]
     for one, site in zip(known, sites, strict=True):  # a second call renames the first: names come after all are made
         site.name, site.role = one.name, one.role
-        if one.evidence is None or one.ledger is None:
-            continue
-        if site.evidence is None:
+        if one.evidence is not None and one.ledger is not None:
             site.evidence, site.ledger = one.evidence, one.ledger
-        elif site.evidence.ages_3C.shape == one.evidence.ages_3C.shape:
-            site.evidence, site.ledger = follow(one.evidence, site.evidence), one.ledger
     collector.dims.known = {**saved.dims, **collector.dims.known}
     collector.needs_scope = collector.needs_scope or saved.scoped
     collector.frozen_names = collector.frozen_names or saved.frozen

@@ -18,8 +18,8 @@ from actdiag.collect.tracing import Tracing, constant
 
 
 def untraceable() -> bool:
-    """Whether torch.compile or a functorch transform is looking at this call: hooks then keep still."""
-    if torch.compiler.is_compiling():
+    """Whether a compiler, an exporter or a functorch transform is looking at this call: hooks then keep still."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -92,18 +92,19 @@ class ScopeHook:
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self.trace_enter()
             return
-        if untraceable() or not self._scope.following:
+        if untraceable():
             return
-        if not self._scope.stack:
-            self._on_enter()
-        self._scope.push(self.name)
+        if self._scope.following and not self._scope.stack:
+            self._on_enter()  # it may end a step, and the next one may not be observed
+        if self._scope.following:
+            self._scope.push(self.name)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook, called on exceptions too."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self.trace_leave()
             return
         if untraceable():

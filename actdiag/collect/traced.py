@@ -8,6 +8,7 @@ into; at run time it lands in the same code, with the same guard, as the hook of
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,7 +20,7 @@ from actdiag.collect.hooks import Probe
 from actdiag.collect.operators import enter
 from actdiag.collect.scope import Silent
 from actdiag.collect.site import Site, is_tanh, squashes
-from actdiag.collect.tracing import Tracing, constant
+from actdiag.collect.tracing import Tracing, constant, in_transform
 
 
 class Switch:
@@ -81,11 +82,13 @@ class Hook:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Forward pre-hook of an in-place activation whose gate needs the input."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             if self._switch.on:
                 self._probe.before(module, args, kwargs)
             return
         if (module.training or not self._follows_mode) and self._switch.on and torch.is_grad_enabled():
+            if in_transform():
+                return
             x = traceable((args, kwargs))
             call = self.call()
             if x is not None:
@@ -93,7 +96,7 @@ class Hook:
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Forward hook."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             if self._switch.on:
                 self._probe.after(module, args, kwargs, output)
             return
@@ -101,6 +104,8 @@ class Hook:
             self._trace(traceable((args, kwargs)), traceable(output))
 
     def _trace(self, x: Tensor | None, out: Tensor | None) -> None:
+        if in_transform():
+            return
         graded = torch.is_grad_enabled()
         call = self.last_call() if self._in_place and graded else self.call()
         if out is None:
@@ -176,4 +181,6 @@ def traceable(value: Any) -> Tensor | None:
             found = traceable(item)
             if found is not None:
                 return found
+    elif dataclasses.is_dataclass(value):
+        return traceable([getattr(value, spec.name) for spec in dataclasses.fields(value)])
     return None

@@ -24,7 +24,7 @@ _PRODUCTS = ("mul", "mul_", "imul", "multiply")
 class Tracing:
     """The running trace. A trace that is started anew (a graph break was met) begins from nothing."""
 
-    def __init__(self, roots: dict[Any, str], on_traced: Callable[[], None]) -> None:
+    def __init__(self, roots: dict[int, str], on_traced: Callable[[], None]) -> None:
         self._roots = roots
         self._on_traced = on_traced
         self.seen = False
@@ -40,7 +40,7 @@ class Tracing:
         trace = CompileContext.current_trace_id()
         if trace != self._trace:
             self._trace, self._calls, self._looking = trace, {}, False
-            root = _translator().output.root_tx.f_code
+            root = id(_root_module())
             self._stack = [self._roots[root]] if root in self._roots else []
             define()
             self._on_traced()
@@ -95,6 +95,25 @@ def constant(function: F) -> F:
     """What torch.compiler.assume_constant_result does, without loading the compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@constant
+def in_transform() -> bool:
+    """Whether the trace is inside vmap, grad or cond, where no operator may be put. A checkpoint is no such thing."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    tracer = _translator().output.current_tracer
+    return tracer.parent is not None and "checkpoint" not in str(getattr(tracer, "source_target", "")).lower()
+
+
+def _root_module() -> Any:
+    """The module in whose method the trace has begun; also where it goes on after a graph break."""
+    from torch._dynamo.resume_execution import ContinueExecutionCache
+
+    root = _translator().output.root_tx
+    resumed = ContinueExecutionCache.generated_code_metadata.get(root.f_code)
+    code = root.f_code if resumed is None else resumed.code
+    return root.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
 
 
 def _translator() -> Any:

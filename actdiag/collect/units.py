@@ -1,7 +1,7 @@
 """Evidence about units: when did each one last open, on how many samples, and what follows from it.
 
 On the device, per site: three ages since the unit's gate last opened (in samples, in observations, in steps)
-and how many samples opened it. Evidence joins by `follow`: the older part, then the newer. On the host the ages
+and how many samples opened it. On the host the ages
 become states. Evidence and what is remembered of deaths survive in plain values (`state`, `restored`), so that a
 resumed run goes on where it was.
 
@@ -15,7 +15,7 @@ Legend: C units, S samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,6 @@ class UnitEvidence:
     samples: int = 0
     observations: int = 0
     block: list[int] = field(default_factory=lambda: [0, 0])
-    _first_step: int | None = None
     _last_step: int | None = None
     _grown: tuple[tuple[int, int], Tensor] | None = None
 
@@ -76,8 +75,6 @@ class UnitEvidence:
         """Add one batch in which `open_C` of `samples` samples opened each unit. No synchronization."""
         if self.ages_3C.device != open_C.device:  # restored evidence begins on the host
             self.move(open_C.device)
-        if self._first_step is None:
-            self._first_step = step
         if self.block[0] >= self.window:
             self.open_before_C, self.open_C = self.open_C, torch.zeros_like(self.open_C)
             self.block = [0, self.block[0]]
@@ -114,7 +111,6 @@ class UnitEvidence:
             "samples": self.samples,
             "observations": self.observations,
             "block": list(self.block),
-            "first_step": self._first_step,
             "last_step": self._last_step,
         }
 
@@ -135,55 +131,12 @@ class UnitEvidence:
             samples=whole(state, "samples"),
             observations=whole(state, "observations"),
             block=[whole({"block": size}, "block") for size in block],
-            _first_step=whole(state, "first_step", none=True),
             _last_step=whole(state, "last_step", none=True),
         )
 
 
 def _dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def follow(older: UnitEvidence, newer: UnitEvidence) -> UnitEvidence:
-    """Evidence of one layer in two parts, as if it had been observed in one; neither part is changed.
-
-    A unit that opened in the newer part has the age it has there; one that did not is as much older as the newer
-    part is long. Samples and batches add. Openings are counted in blocks of a window: the newer part goes on
-    in the older one's running block, and where it has filled blocks of its own, these are kept. Ages, samples
-    and batches are exact wherever the cut lies; blocks where no block was filled up within the newer part.
-    Raises ValueError for another number of units.
-    """
-    if older.ages_3C.shape != newer.ages_3C.shape:
-        raise ValueError(f"{older.ages_3C.shape[1]} units, then {newer.ages_3C.shape[1]}")
-    if not newer.observations:
-        newer, older = older, newer
-    if not older.observations:
-        return _copy(newer)
-    device, dtype = newer.ages_3C.device, newer.ages_3C.dtype
-    old_ages, old_open, old_before = (x.to(device, dtype) for x in (older.ages_3C, older.open_C, older.open_before_C))
-    joined = _copy(newer)
-    # The newer part took its first batch to be one step after whatever was before.
-    gap = (newer._first_step or 0) - (older._last_step or 0) - 1
-    growth = torch.tensor([[0.0], [0.0], [float(gap)]], dtype=dtype, device=device)
-    silent_C = newer.ages_3C[1] >= newer.observations
-    joined.ages_3C = torch.where(silent_C, newer.ages_3C + old_ages + growth, newer.ages_3C)
-    joined.samples += older.samples
-    joined.observations += older.observations
-    joined._first_step = older._first_step
-    if newer.block[1]:
-        return joined
-    if older.block[0] >= newer.window:
-        joined.open_before_C, joined.block[1] = old_open.clone(), older.block[0]
-    else:
-        joined.open_C = newer.open_C + old_open
-        joined.open_before_C = old_before.clone()
-        joined.block = [older.block[0] + newer.block[0], older.block[1]]
-    return joined
-
-
-def _copy(evidence: UnitEvidence) -> UnitEvidence:
-    tensors = {name: getattr(evidence, name).clone() for name in ("ages_3C", "open_C", "open_before_C")}
-    return replace(evidence, **tensors, block=list(evidence.block), _grown=None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""A monitor that sees less than before says so, once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import actdiag
+from actdiag import Monitor
+from tests.regimes import regime
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def train(monitor: Monitor, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+
+
+@regime(
+    "shared, reused, uncalled modules",
+    "a module swapped in the middle of training (another head)",
+    not_observed="the new one; after three recorded steps the log names the old one, once",
+    proves=("R57",),
+)
+def test_R57_a_module_that_is_swapped_in_mid_run_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
+        train(monitor, model, optimizer, 2)
+        model[2] = nn.Linear(4, 2)
+        train(monitor, model, optimizer, 9)
+    assert caplog.text.count("no longer observed for 3 recorded steps: 2: it was not called") == 1
+
+
+def test_R57_a_model_that_is_left_in_evaluation_mode_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
+        train(monitor, model, optimizer, 2)
+        model.eval()
+        train(monitor, model, optimizer, 9)
+    assert caplog.text.count("no site has run in the last 3 recorded steps (now step 4)") == 1
+
+
+def test_findings_can_be_caught_by_the_name_that_the_documentation_gives() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(actdiag.FindingError) as caught,
+        Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None, raise_on="error"),
+    ):
+        model(torch.full((5, 4), float("nan"))).sum().backward()
+        optimizer.step()
+    assert caught.value.finding.rule == "non-finite"
+
+
+@regime(
+    "interruptions",
+    "a forward whose step never comes: a batch skipped with `continue`, an error that is caught",
+    exact="the gradient and the update",
+    approximate="its activations are merged into the step that follows",
+)
+def test_a_batch_that_is_skipped_is_merged_into_the_next_step() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
+        model(torch.randn(7, 4))
+        train(monitor, model, optimizer, 2)
+    first, second = monitor.snapshots
+    assert (first.sites["0"].samples, second.sites["0"].samples) == (12, 5)
+    assert first.sites["0"].grad_rms is not None
