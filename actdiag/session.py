@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from actdiag.claims import MODELS
 from actdiag.collect.collector import Collector
-from actdiag.collect.parameters import ParameterWatch
+from actdiag.collect.parameters import ParameterWatch, ids_of
 from actdiag.collect.readout import (
     Readout,
     finish_parameter,
@@ -29,6 +29,7 @@ from actdiag.collect.readout import (
 )
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.scaler import ScaleWatch
+from actdiag.collect.scales import Divisors
 from actdiag.collect.schedule import Mode, Schedule
 from actdiag.collect.sites import named_models, unwrap
 from actdiag.config import ConfigError, Options
@@ -157,6 +158,10 @@ class Session:
         """No forward of this step is to come: what others run before its end is not training."""
         self.collector.detach()
 
+    def fresh(self, optimizers: Iterable[Optimizer]) -> bool:
+        """Whether one of these optimizers has a gradient of the recorded step that it has not yet used."""
+        return self.mode == "record" and self._parameters.fresh(ids_of(optimizers))
+
     def before_update(
         self, optimizers: Sequence[Optimizer], stepping: Optimizer | None, *, fused: bool = False
     ) -> None:
@@ -165,11 +170,8 @@ class Session:
         `fused`: it will divide the gradients by the loss scale itself.
         """
         if self.mode == "record":
-            self._parameters.before_update(
-                _ids(optimizers) if optimizers else None,
-                _ids([stepping]) if stepping is not None else set(),
-                scaled=fused,
-            )
+            every, mine = ids_of(optimizers), ids_of([] if stepping is None else [stepping])
+            self._parameters.before_update(every if optimizers else None, mine, scaled=fused, scale=self.scaler.key)
 
     def remember_weights(self) -> None:
         """No optimizer will say when the weights are about to change: keep them from now on."""
@@ -216,14 +218,14 @@ class Session:
         self.scaler.settle(fetched)
         if self._overflowed(step):
             return None
-        scale = self.scaler.loss_scale or 1.0
-        total, clip = total_norms(records, fetched, loss_scale=scale)
-        stats = {s.name: finish_site(s, fetched, step=step, loss_scale=scale) for s in sites}
+        over = Divisors(self.scaler.scales.read, records)
+        total, clip = total_norms(records, fetched, over.of)
+        stats = {s.name: finish_site(s, fetched, step=step, loss_scale=over.at(s.name)) for s in sites}
         self.collector.freeze_names()
         return Snapshot(
             step=step,
             sites=settle_roles(stats),
-            parameters={r.name: finish_parameter(r, fetched, loss_scale=scale) for r in records},
+            parameters={r.name: finish_parameter(r, fetched, loss_scale=over.of(r)) for r in records},
             sites_selected=len(self.collector.targets),
             grad_norm_total=total,
             clip_coefficient=clip if self.clip_known else None,
@@ -293,7 +295,3 @@ def _check_ignore(patterns: Sequence[str]) -> None:
         rule = pattern.partition(":")[0]
         if rule not in RULES:
             raise ConfigError(f"ignore names no rule {rule!r}; rules are {', '.join(RULES)}")
-
-
-def _ids(optimizers: Iterable[Optimizer]) -> set[int]:
-    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

@@ -150,7 +150,7 @@ MUTANTS = [
     ),
     Mutant(
         "nested optimizer hooks count twice",
-        "monitor.py",
+        "stepping.py",
         "if self._inside is not None and _runs_twice(optimizer):",
         "if False:",
         "test_monitor",

@@ -35,7 +35,8 @@ ALLOWED = {
     "outlet": {"diagnose", "write"} | LEAVES,
     "loggers": {"claims", "write"} | LEAVES,
     "session": {"claims", "coverage", "state", "outlet", "collect", "diagnose"} | LEAVES,
-    "monitor": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
+    "stepping": {"session"} | ROOMS | LEAVES,
+    "monitor": {"session", "stepping", "outlet", "loggers"} | ROOMS | LEAVES,
     "lightning": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
     "cli": {"", "demo"} | (ROOMS - {"collect"}) | LEAVES,
@@ -46,7 +47,7 @@ ALLOWED = {
 The package's `__init__` has no row: it names everything and imports nothing until it is asked.
 """
 
-TORCH = {"collect", "coverage", "state", "session", "monitor", "lightning", "demo"}
+TORCH = {"collect", "coverage", "state", "session", "stepping", "monitor", "lightning", "demo"}
 SPEAKS = {"cli", "demo"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 

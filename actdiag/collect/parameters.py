@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.moments import count
@@ -29,7 +30,9 @@ class ParameterRecord:
     it), grad_zeros, update_squares and base_squares (of the sampled elements). `elements` is the size of the
     gradient, `absent` how many of them a sparse one leaves out. `accumulated` is the squared norm of the gradient
     before clipping, still multiplied by the loss scale where `scaled`; clipped_squares are so where
-    `clipped_scaled` (the optimizer divides by the scale itself).
+    `clipped_scaled` (the optimizer divides by the scale itself). `scale` is the number of that scale among those of the
+    step, None for 1. `fresh`: it has a gradient of this step; `taken`: its optimizer has stepped; `mixed`: another
+    loss came through it after that.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter) -> None:
@@ -37,6 +40,9 @@ class ParameterRecord:
         self.in_optimizer = True
         self.scaled = False
         self.clipped_scaled = False
+        self.scale: int | None = None
+        self.fresh = False
+        self.mixed = False
         self.requires_grad = parameter.requires_grad
         self.has_grad = False
         self.elements = 0
@@ -114,19 +120,27 @@ class ParameterWatch:
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
         return [(p, record) for ref, record in self._own if (p := ref()) is not None]
 
-    def before_update(self, optimized: set[int] | None, stepping: set[int], *, scaled: bool = False) -> None:
+    def fresh(self, among: set[int]) -> bool:
+        """Whether a parameter among these ids has a gradient of this step and was not yet updated by its optimizer."""
+        return any(id(p) in among and record.fresh and not record.taken for p, record in self._alive())
+
+    def before_update(
+        self, optimized: set[int] | None, stepping: set[int], *, scaled: bool = False, scale: int | None = None
+    ) -> None:
         """Take weights and gradients of what `stepping` updates, and of what no optimizer does.
 
         `optimized` are the ids of all optimizers' parameters, None if there is no optimizer to ask. `scaled`: the
-        gradients still hold the loss scale, since this optimizer takes it out itself.
+        gradients still hold the loss scale, since this optimizer takes it out itself. `scale`: its number.
         """
         others = optimized or set()
         waiting = [(p, r) for p, r in self._alive() if not r.updated and (id(p) in stepping or id(p) not in others)]
         for p, record in waiting:
             record.in_optimizer = optimized is None or id(p) in optimized
             record.requires_grad = p.requires_grad
-            record.clipped_scaled = scaled and id(p) in stepping
-            record.taken = record.taken or id(p) in stepping
+            mine = id(p) in stepping
+            record.clipped_scaled = scaled if mine else scale is not None  # nobody unscales what has no optimizer
+            if mine and not record.taken:
+                record.taken, record.scale = True, scale
         waiting = [(p, record) for p, record in waiting if has_norm(p)]
         weights = squares([p for p, _ in waiting])
         for (p, record), weight in zip(waiting, weights, strict=True):
@@ -204,8 +218,12 @@ class _Accumulated:
     def __call__(self, parameter: Tensor) -> None:
         # What another loss adds after the optimizer has stepped (a GAN's generator, to the discriminator) is not
         # of this update.
-        if self._record is None or parameter.grad is None or self._record.taken:
+        if self._record is None or parameter.grad is None:
             return
+        if self._record.taken:
+            self._record.mixed = True
+            return
+        self._record.fresh = True
         try:
             with torch.no_grad():
                 (self._record.accumulated,) = squares([_dense(parameter.grad)])
@@ -227,3 +245,8 @@ def pack_record(record: ParameterRecord) -> Mapping[str, Tensor]:
     if record.accumulated is not None:
         sums["grad_squares"] = record.accumulated
     return sums
+
+
+def ids_of(optimizers: Iterable[Optimizer]) -> set[int]:
+    """The ids of all parameters of some optimizers."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,8 +79,8 @@ def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
             out.add(record.name, "parameter", name, tensor)
 
 
-def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float) -> SiteStats:
-    """SiteStats from the host numbers of one site."""
+def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float | None) -> SiteStats:
+    """SiteStats from the host numbers of one site. `loss_scale`: of its gradient; None if that cannot be told."""
     groups = fetched.get(site.name, {})
     values: dict[str, Any] = {"n": site.elements, "samples": site.samples}
     if "moments" in groups:
@@ -95,7 +95,8 @@ def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float) -
     octaves = groups.get("octaves", {})
     if "activation" in octaves:
         values["histogram"] = finish_histogram(octaves["activation"])
-    if "gradient" in octaves and (histogram := finish_histogram(octaves["gradient"])) is not None:
+    histogram = finish_histogram(octaves["gradient"]) if "gradient" in octaves and loss_scale is not None else None
+    if histogram is not None and loss_scale is not None:
         values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(loss_scale)))
     return SiteStats(kind=site.kind, role=site.role, order=site.order, **values)
 
@@ -135,13 +136,13 @@ def _from_gate(g: Mapping[str, Numbers], site: Site) -> dict[str, Any]:
     return values
 
 
-def _from_gradient(g: Mapping[str, Numbers], loss_scale: float) -> dict[str, Any]:
+def _from_gradient(g: Mapping[str, Numbers], loss_scale: float | None) -> dict[str, Any]:
     n = float(g["n"])
     values: dict[str, Any] = {"grad_nonfinite": int(g["nonfinite"])}
     if n == 0:
         return values
     return values | {
-        "grad_rms": math.sqrt(float(g["squares"]) / n) / loss_scale,
+        "grad_rms": None if loss_scale is None else math.sqrt(float(g["squares"]) / n) / loss_scale,
         "grad_zero_fraction": float(g["zeros"]) / n,
     }
 
@@ -168,7 +169,7 @@ def _own(record: ParameterRecord, fetched: Fetched) -> dict[str, float]:
     return {name: float(value) for name, value in fetched.get(record.name, {}).get("parameter", {}).items()}
 
 
-def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: float) -> ParameterStats:
+def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: float | None) -> ParameterStats:
     """ParameterStats from the host numbers of one parameter. A norm of non-finite values is infinite."""
     own = _own(record, fetched)
     grad = own.get("grad_squares", own.get("clipped_squares")) if record.has_grad else None
@@ -184,8 +185,8 @@ def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: f
     return ParameterStats(state=_state(record, zeros), **values)
 
 
-def _norm(squares: float | None, *, over: float = 1.0) -> float | None:
-    if squares is None:
+def _norm(squares: float | None, *, over: float | None = 1.0) -> float | None:
+    if squares is None or over is None:
         return None
     return math.sqrt(squares) / over if math.isfinite(squares) else math.inf
 
@@ -201,15 +202,21 @@ def _state(record: ParameterRecord, zeros: float | None) -> ParameterState:
 
 
 def total_norms(
-    records: Sequence[ParameterRecord], fetched: Fetched, *, loss_scale: float
+    records: Sequence[ParameterRecord], fetched: Fetched, over: Callable[[ParameterRecord], float | None]
 ) -> tuple[float | None, float | None]:
-    """Total gradient norm before clipping, and the clip coefficient; None where no gradient was seen."""
+    """Total gradient norm before clipping, and the clip coefficient; None where no gradient was seen.
+
+    `over`: by what a parameter's gradient is multiplied; where that cannot be told, there is no total.
+    """
     before = after = 0.0
     seen = False
     for record in records:
         own = _own(record, fetched)
         if not record.has_grad or "clipped_squares" not in own:
             continue
+        loss_scale = over(record)
+        if loss_scale is None:
+            return None, None
         clipped = own["clipped_squares"] / (loss_scale**2 if record.clipped_scaled else 1.0)
         unclipped = (
             own["grad_squares"] / (loss_scale**2 if record.scaled else 1.0) if "grad_squares" in own else clipped

@@ -1,0 +1,276 @@
+"""When a step begins and ends in a plain loop: told by the hooks of its optimizers.
+
+The first optimizer's steps are counted. A recorded step ends with it, unless another optimizer still has a gradient of
+this step to use: then with that one's step, and at the latest when the next forward begins. So optimizers that step
+together are in one step, in whatever order, and one that steps rarely stops nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from actdiag.collect.hooks import in_backward
+from actdiag.collect.rounds import Rounds, frames, has_unscaled, scaler_above, unscales_inside
+from actdiag.collect.scope import Silent
+from actdiag.session import FindingError, Session
+
+logger = logging.getLogger("actdiag")
+
+_OTHERS_UPDATES = 64
+"""Changes of a weight since our optimizer's last step after which somebody else's must be training the model."""
+
+
+class Driver:
+    """Counts the steps of the first optimizer, and tells the session before and after each update."""
+
+    def __init__(self, session: Session, optimizers: list[Optimizer]) -> None:
+        self._session = session
+        self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
+        self._inside: weakref.ref[Optimizer] | None = None
+        self._nested = 0
+        self._closure = False
+        self._step = 0
+        self._since = 0
+        self._went_back = False
+        self._due = False
+        self._ran = False
+        self._backward = -1
+        self._rounds = Rounds()
+        self._scalers: list[Any] = []
+        self._witness: _Witness | None = None
+        self._told = False
+        session.collector.on_forward = self._forward_begins
+        session.on_close = self._let_go
+        self._handles: list[RemovableHandle] = []
+        for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(Silent(self._before)))
+            self._handles.append(optimizer.register_step_post_hook(Silent(self._after)))
+
+    def _alive(self) -> list[Optimizer]:
+        return [optimizer for ref in self._optimizers if (optimizer := ref()) is not None]
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._session.closed:
+            return
+        if self._inside is not None and _runs_twice(optimizer):
+            self._nested += 1  # a subclass whose step() calls super().step() fires the hooks once more
+            return
+        self._inside, self._nested = weakref.ref(optimizer), 0
+        self._closure = _closure_of(args, kwargs)
+        self._session.collector.single = self._closure
+        if self._session.mode == "record":
+            self._session.guarded(self._read, optimizer, kwargs)
+        elif self._session.scaler.scaler is not None:
+            self._session.guarded(self._session.scaler.stepping)
+
+    def _read(self, optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
+        scaler, above = self._session.scaler, scaler_above(sys._getframe(1))
+        if above is not None and not above.is_enabled():
+            above = None
+        if above is not None and scaler.scaler is None and scaler.found(above, self._since):
+            self._session.postpone(self._step + 1)  # it has skipped steps that were taken for this one
+            return
+        if scaler.active:
+            scaler.stepping()
+        if self._is_late(optimizer):
+            return
+        self._note_scale(optimizer, above)
+        self._session.before_update(self._alive(), optimizer, fused=unscales_inside(optimizer, kwargs))
+
+    def _is_late(self, optimizer: Optimizer) -> bool:
+        """Whether its gradients are of the step before, which was over when the first optimizer had stepped.
+
+        A step that is recorded waits for the others; one that is not has no hooks that could tell whether to wait.
+        """
+        if optimizer is self._optimizers[0]() or self._closure:
+            return False
+        if self._backward != -1 and self._backward == torch._C._current_graph_task_id():
+            return True
+        return not self._ran and not self._session.fresh([optimizer])
+
+    def _note_scale(self, optimizer: Optimizer, above: Any) -> None:
+        """Remember which scaler, if any, has scaled the gradients that this optimizer is about to use."""
+        scaler = self._session.scaler
+        scaled_by = above
+        if above is None and scaler.active and has_unscaled(scaler.scaler, optimizer):
+            scaled_by = scaler.scaler
+        if scaled_by is not None and all(scaled_by is not known for known in self._scalers):
+            self._scalers.append(scaled_by)
+        self._rounds.saw_step(optimizer, scaled_by)
+        if scaled_by is None:
+            scaler.key = None
+        else:
+            scaler.note(optimizer, scaled_by)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._session.closed or self._inside is None:
+            return
+        if self._nested:
+            self._nested -= 1
+            return
+        self._inside = None
+        self._session.collector.single = False
+        self._session.guarded(self._session.after_update, closure=self._closure)
+        if optimizer is self._optimizers[0]():
+            self._due = True
+            self._witness = self._witness or _Witness(optimizer)
+            self._witness.note()
+        if self._due and not self._waits():
+            self._session.guarded(self._turn)
+
+    def _waits(self) -> bool:
+        """Whether another optimizer is still to step before the step is over."""
+        if len(self._optimizers) == 1 or self._session.mode != "record":
+            return False
+        return in_backward() or self._session.fresh(self._alive())
+
+    def _forward_begins(self) -> None:
+        """No optimizer can follow any more: a step that waited is over, and what a scaler has skipped is known."""
+        if self._inside is not None or in_backward():
+            return  # a closure's forward, or a checkpoint's second pass
+        self._session.guarded(self._look_back)
+        if not self._ran and not self._session.closed:
+            self._skipped()  # the round that runs now is the one to compare the next with
+        self._ran = True
+        if self._witness is not None and not self._told and self._witness.changes() >= _OTHERS_UPDATES:
+            self._say_it_stands_still()
+            self._session.guarded(self._session.abandon_step)
+
+    def _look_back(self) -> None:
+        skipped = self._skipped()
+        if self._due:
+            self._turn()
+        elif skipped:
+            self._session.restart_step(self._step)
+
+    def _skipped(self) -> bool:
+        """Whether a scaler's round has ended in which it has skipped one of our optimizers."""
+        if not self._rounds.skipped(self._known(), {id(optimizer) for optimizer in self._alive()}):
+            return False
+        self._session.scaler.partly_skipped()
+        return True
+
+    def _known(self) -> list[Any]:
+        main = self._session.scaler.scaler
+        return self._scalers if main is None or any(main is one for one in self._scalers) else [main, *self._scalers]
+
+    def settle(self) -> None:
+        """Somebody asks what is known: a step that waits for optimizers waits no longer."""
+        if self._due and not self._session.closed:
+            self._session.guarded(self._look_back)
+
+    def _say_it_stands_still(self) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "actdiag: the optimizer of this monitor no longer steps, but the weights go on changing, so nothing is "
+                "recorded since step %s; make a new Monitor with the optimizer that trains the model", self._step - 1
+            )  # fmt: skip
+
+    def manual_step(self, step: int | None) -> None:
+        """The loop says that an update has been made."""
+        if self._optimizers or self._session.closed:
+            return
+        if step is not None and not self._go_to(step):
+            self._session.guarded(self._session.start_over)
+            self._session.guarded(self._session.remember_weights)
+            return
+        self._session.guarded(self._session.before_update, (), None)
+        self._session.guarded(self._session.after_update)
+        self._session.guarded(self._turn)
+
+    def _go_to(self, step: int) -> bool:
+        """Number the running step; whether it is later than all before."""
+        if step >= self._step:
+            self._step = step
+            return True
+        if not self._went_back:
+            self._went_back = True
+            logger.warning(
+                "actdiag: step %s comes after step %s; steps that go back are left out", step, self._step - 1
+            )
+        return False
+
+    def _turn(self) -> None:
+        self._due = False
+        self._session.end_step(self._step)
+        self._step += 1
+        self._since += 1
+        self.begin()
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Begin the running step again, as the one that a saved state was before."""
+        if not self._session.load_state_dict(state):
+            return
+        self._session.abandon_step()
+        self._step = self._session.next_step
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins."""
+        self._due = self._ran = False
+        self._backward = torch._C._current_graph_task_id()
+        self._rounds.restart(self._known())
+        self._session.begin_step(self._step)
+        if not self._optimizers:
+            self._session.remember_weights()
+
+    def close(self) -> None:
+        """Close the session, which lets go of the optimizers. Never raises: a finding is told, and nothing goes on."""
+        with contextlib.suppress(FindingError):
+            self.settle()
+        if self._witness is not None and not self._session.closed and self._witness.changes() >= _OTHERS_UPDATES:
+            self._say_it_stands_still()
+        self._session.close()
+
+    def _let_go(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def _closure_of(args: Any, kwargs: Any) -> bool:
+    return kwargs.get("closure") is not None or any(callable(arg) and not isinstance(arg, Optimizer) for arg in args)
+
+
+def _runs_twice(optimizer: Optimizer) -> bool:
+    """Whether this optimizer's step() is on the stack twice: then the hook belongs to the inner call.
+
+    Looked at only while a step is believed to run, so that an exception in an earlier step() cannot fool it.
+    """
+    running = 0
+    for frame in frames(sys._getframe(1)):
+        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
+            running += frame.f_locals.get("self") is optimizer
+    return running > 1
+
+
+class _Witness:
+    """A parameter of the first optimizer, which tells whether somebody else updates it: by its version, on the host.
+
+    A notebook that makes a new optimizer leaves the old one, to which our hooks belong, standing still.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+        parameter = next(trained, None)
+        self._parameter = weakref.ref(parameter) if parameter is not None else lambda: None
+        self._version = 0
+
+    def note(self) -> None:
+        """The optimizer has just stepped."""
+        self._version += self.changes()
+
+    def changes(self) -> int:
+        """How often the parameter was changed since."""
+        parameter = self._parameter()
+        return parameter._version - self._version if parameter is not None else 0
