@@ -198,3 +198,56 @@ def test_R72_an_observed_compiled_model_can_be_exported(export: str) -> None:
         with torch.no_grad():
             program = torch.export.export(model, (x,)).module() if export == "export" else torch.jit.trace(model, x)
             assert torch.allclose(program(x), model(x))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = Twin(F.gelu), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.utils.checkpoint.checkpoint(self.block, x, use_reentrant=False))
+
+
+@regime(
+    "checkpointing",
+    "activations called as functions inside a checkpoint within a compiled model",
+    exact="the modules in it",
+    not_observed="the functions: torch shows them to nobody while it traces a checkpoint",
+    proves=("C23",),
+)
+def test_functions_in_a_compiled_checkpoint_are_not_observed_and_never_zero() -> None:
+    plain, watched = train(Checkpointed, compiled()), train(Checkpointed, compiled(), observe=outer)
+    assert_same_training(watched, plain)
+    assert set(sites_of(watched)) == {"block.fc:in", "block.fc", "block.head", "head"}
+
+
+@regime(
+    "torch.compile",
+    "compiled autograd (`torch._dynamo.compiled_autograd`)",
+    exact="activations and parameters; the training",
+    not_observed="the gradient at sites: None, not 0",
+    proves=("C30",),
+)
+def test_compiled_autograd_leaves_the_gradient_at_sites_unknown() -> None:
+    def run(observe: bool) -> Any:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = Modules()
+        call = torch.compile(model, backend="aot_eager")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = Monitor(call, optimizer, log_every_n_steps=1, max_overhead=None) if observe else None
+        for _ in range(3):
+            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+                call(torch.randn(5, 8)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if monitor is not None:
+            monitor.close()
+        return model.state_dict(), monitor
+
+    (plain, _), (same, monitor) = run(False), run(True)
+    assert all(torch.equal(value, same[name]) for name, value in plain.items())
+    assert {site.grad_rms for site in monitor.latest.sites.values()} == {None}
+    assert all(p.grad_norm for p in monitor.latest.parameters.values())
+    assert monitor.latest.sites["head"].rms is not None

@@ -23,7 +23,7 @@ from actdiag.collect.operators import enter
 from actdiag.collect.scope import Scope, untraceable
 from actdiag.collect.site import Site, is_tanh, squashes
 from actdiag.collect.traced import Calls, traceable
-from actdiag.collect.tracing import Tracing, constant, in_transform
+from actdiag.collect.tracing import Tracing, constant, has_compiled_autograd, in_transform
 
 _DEEPEST = 8
 """Frames between a function of torch and what called it: the function, its handler, and ours."""
@@ -138,7 +138,7 @@ class FunctionalMode(TorchFunctionMode):
             x = args[0].detach().clone()
         out = func(*args, **kwargs)
         torch.ops.actdiag.observe(out.detach(), x, None, number, call)
-        if out.requires_grad:
+        if out.requires_grad and not has_compiled_autograd():
             out.register_hook(functools.partial(trace_gradient, number, call))
         return out
 

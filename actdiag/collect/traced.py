@@ -20,7 +20,7 @@ from actdiag.collect.hooks import Probe
 from actdiag.collect.operators import enter
 from actdiag.collect.scope import Silent
 from actdiag.collect.site import Site, is_tanh, squashes
-from actdiag.collect.tracing import Tracing, constant, in_transform
+from actdiag.collect.tracing import Tracing, constant, has_compiled_autograd, in_transform
 
 
 class Switch:
@@ -115,7 +115,8 @@ class Hook:
             return
         given = x.detach() if self._reads and x is not None else None
         torch.ops.actdiag.observe(out.detach(), given, self._number, 0, call)
-        if self._probe.gradients and out.requires_grad and (out is not x or self._changes_input):
+        owned = out.requires_grad and (out is not x or self._changes_input)
+        if self._probe.gradients and owned and not has_compiled_autograd():
             out.register_hook(functools.partial(self.trace_gradient, call))  # type: ignore[no-untyped-call]
 
     def trace_gradient(self, call: int, g: Tensor) -> None:

@@ -106,6 +106,14 @@ def in_transform() -> bool:
     return tracer.parent is not None and "checkpoint" not in str(getattr(tracer, "source_target", "")).lower()
 
 
+@constant
+def has_compiled_autograd() -> bool:
+    """Whether the backward is traced as well: it knows nothing of operators that have an effect, and would fail."""
+    from torch._dynamo import compiled_autograd, config
+
+    return bool(config.compiled_autograd or compiled_autograd.compiled_autograd_enabled)
+
+
 def _root_module() -> Any:
     """The module in whose method the trace has begun; also where it goes on after a graph break."""
     from torch._dynamo.resume_execution import ContinueExecutionCache
