@@ -119,13 +119,16 @@ class Driver:
             return
         self._inside = None
         self._session.collector.single = False
-        self._session.guarded(self._session.after_update, closure=self._closure)
+        self._session.guarded(self._has_stepped, optimizer)
+
+    def _has_stepped(self, optimizer: Optimizer) -> None:
+        self._session.after_update(closure=self._closure)
         if optimizer is self._optimizers[0]():
             self._due = True
             self._witness = self._witness or _Witness(optimizer)
             self._witness.note()
         if self._due and not self._waits():
-            self._session.guarded(self._turn)
+            self._turn()
 
     def _waits(self) -> bool:
         """Whether another optimizer is still to step before the step is over."""
@@ -135,15 +138,21 @@ class Driver:
 
     def _forward_begins(self) -> None:
         """No optimizer can follow any more: a step that waited is over, and what a scaler has skipped is known."""
-        if self._inside is not None or in_backward():
-            return  # a closure's forward, or a checkpoint's second pass
-        self._session.guarded(self._look_back)
-        if not self._ran and not self._session.closed:
+        if self._inside is None and not in_backward():  # else a closure's forward, or a checkpoint's second pass
+            self._session.guarded(self._begin_forward)
+
+    def _begin_forward(self) -> None:
+        self._look_back()
+        if not self._ran:
             self._skipped()  # the round that runs now is the one to compare the next with
         self._ran = True
-        if self._witness is not None and not self._told and self._witness.changes() >= _OTHERS_UPDATES:
+        if self._stands_still() and not self._told:
             self._say_it_stands_still()
-            self._session.guarded(self._session.abandon_step)
+            self._session.abandon_step()
+
+    def _stands_still(self) -> bool:
+        """Whether somebody else trains the model that our first optimizer has trained."""
+        return self._witness is not None and self._witness.changes() >= _OTHERS_UPDATES
 
     def _look_back(self) -> None:
         skipped = self._skipped()
@@ -228,7 +237,7 @@ class Driver:
         """Close the session, which lets go of the optimizers. Never raises: a finding is told, and nothing goes on."""
         with contextlib.suppress(FindingError):
             self.settle()
-        if self._witness is not None and not self._session.closed and self._witness.changes() >= _OTHERS_UPDATES:
+        if not self._session.closed and self._stands_still():
             self._say_it_stands_still()
         self._session.close()
 

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 from actdiag import Monitor, Snapshot
 
+COMPILER_WARNS = [  # torch.compile warns of itself, with and without a monitor
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
+"""`pytestmark` of the files that compile."""
+
 EVERY = 3
 """Recorded steps lie between unrecorded ones: both kinds of graph are used, several times."""
 

@@ -18,6 +18,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def quiet_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's own trace is thousands of records, which a failing test would print."""
+    for name in ("torch.__trace", "torch._dynamo", "torch._inductor", "torch._functorch"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
 def listening(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="actdiag")
 

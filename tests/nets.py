@@ -114,3 +114,17 @@ def truly_dead(net: nn.Sequential, x: Tensor) -> list[int]:
 def batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The data once, in order."""
     return zip(x.split(size), y.split(size), strict=True)
+
+
+def small() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    """4-8-2 with a ReLU, and its optimizer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step of a plain loop, on random data."""
+    optimizer.zero_grad()
+    model(torch.randn(5, 4)).square().mean().backward()
+    optimizer.step()

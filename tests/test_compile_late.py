@@ -8,16 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.compiling import assert_same_numbers, assert_same_training, compiled, eager, in_place, inner, outer, train
+from tests.compiling import (
+    COMPILER_WARNS,
+    assert_same_numbers,
+    assert_same_training,
+    compiled,
+    eager,
+    in_place,
+    inner,
+    outer,
+    train,
+)
 from tests.regimes import regime
-from tests.test_compile import Modules, quiet_compiler
+from tests.test_compile import Modules
 
-__all__ = ["quiet_compiler"]
-
-pytestmark = [  # torch.compile warns of itself, with and without a monitor
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-]
+pytestmark = COMPILER_WARNS
 
 
 @regime(
@@ -69,17 +74,24 @@ def test_R09_a_model_that_nobody_said_would_be_compiled_is_observed(how: str) ->
     assert (watched.graphs, watched.breaks) == (plain.graphs + 1, 0)
 
 
-def test_R09_code_older_than_the_hooks_is_found_when_nothing_was_seen(caplog: pytest.LogCaptureFixture) -> None:
+@regime(
+    "torch.compile",
+    "a function that calls the model, compiled and called before the monitor is made",
+    exact="parameters",
+    not_observed="the modules: the log warns that none of them ran, and asks about a compiled copy",
+    proves=("R9",),
+)
+def test_R09_code_that_nobody_can_find_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     def late(model: nn.Module) -> Any:
         call = torch.compile(lambda x: model(x), backend="aot_eager", fullgraph=True)
-        model.forward(torch.randn(5, 8))
         call(torch.randn(5, 8)).sum().backward()
         model.zero_grad()
         return call
 
     watched = train(Modules, late, observe=inner)
-    seen = len(watched.snapshot.sites)
-    assert seen == 12 or "0 of 9 sites ran" in caplog.text, "numbers, or one clear warning"
+    assert watched.snapshot.sites == {}
+    assert caplog.text.count("0 of 9 sites ran in step 0") == 1 and "not a compiled copy" in caplog.text
+    assert {p.state for p in watched.snapshot.parameters.values()} == {"trained"}
 
 
 @regime(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +16,20 @@ from torch.utils.checkpoint import checkpoint
 
 from actdiag import Monitor
 from actdiag.lightning import ActivationMonitor
-from tests.compiling import assert_same_numbers, assert_same_training, compiled, eager, inner, outer, train
+from tests.compiling import (
+    COMPILER_WARNS,
+    assert_same_numbers,
+    assert_same_training,
+    compiled,
+    eager,
+    inner,
+    outer,
+    train,
+)
 from tests.conftest import assert_untouched
 from tests.regimes import regime
 
-pytestmark = [  # torch.compile warns of itself, with and without a monitor
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def quiet_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torch.__trace", "torch._dynamo", "torch._inductor", "torch._functorch"):
-        monkeypatch.setattr(logging.getLogger(name), "level", logging.ERROR)
+pytestmark = COMPILER_WARNS
 
 
 class Block(nn.Module):

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from actdiag import MemoryWriter, Monitor
 from actdiag.report.read import ReadError, read_runs
 from tests.conftest import assert_untouched
+from tests.nets import one_step, small
 from tests.regimes import regime
 
 with warnings.catch_warnings():
@@ -30,18 +31,6 @@ with warnings.catch_warnings():
     from actdiag.lightning import ActivationMonitor
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def small() -> tuple[nn.Sequential, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    model(torch.randn(5, 4)).square().mean().backward()
-    optimizer.step()
 
 
 def hooks(model: nn.Module) -> list[int]:

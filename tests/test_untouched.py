@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actdiag import MemoryWriter, Monitor
 from tests.conftest import assert_untouched
-from tests.nets import digits
+from tests.nets import digits, one_step, small
 from tests.regimes import regime
 
 
@@ -123,18 +123,6 @@ def test_R51_R70_checkpointed_training_is_bit_identical_and_counted_once(reentra
     assert all(site.grad_rms is not None for name, site in sites.items() if name.startswith("block"))
 
 
-def observed_model() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    model(torch.randn(5, 4)).square().mean().backward()
-    optimizer.step()
-
-
 @regime(
     "interruptions",
     "an exception or Ctrl-C in the loop, inside `with Monitor`",
@@ -143,7 +131,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 )
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()])
 def test_R60_an_exception_or_ctrl_c_in_the_loop_passes_and_leaves_nothing(error: BaseException) -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     with pytest.raises(type(error)), Monitor(model, optimizer, log_every_n_steps=1):
         one_step(model, optimizer)
         model(torch.randn(5, 4))
@@ -177,7 +165,7 @@ def test_R60_an_exception_inside_a_forward_leaves_no_function_mode_behind() -> N
     proves=("R60", "C37"),
 )
 def test_R60_a_monitor_that_is_dropped_takes_its_hooks_along() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     monitor = Monitor(model, optimizer)
     one_step(model, optimizer)
     del monitor
@@ -187,7 +175,7 @@ def test_R60_a_monitor_that_is_dropped_takes_its_hooks_along() -> None:
 
 
 def test_R26_the_model_is_freed_without_a_collection_while_the_monitor_lives() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     monitor = Monitor(model, optimizer, log_every_n_steps=1)
     one_step(model, optimizer)
     ref = weakref.ref(model)
@@ -208,7 +196,7 @@ def test_R26_the_model_is_freed_without_a_collection_while_the_monitor_lives() -
     proves=("R25", "R27", "C33"),
 )
 def test_R25_R27_no_activation_outlives_its_step() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     kept: list[weakref.ref[Tensor]] = []
     handle = model[1].register_forward_hook(lambda m, a, out: kept.append(weakref.ref(out)))
     gc.collect()
@@ -226,7 +214,7 @@ def test_R25_R27_no_activation_outlives_its_step() -> None:
 
 
 def test_R21_R22_R23_an_attached_model_pickles_copies_and_saves_and_its_copies_record_nothing() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     keys = list(model.state_dict())
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
     with Monitor(model, optimizer, log_every_n_steps=1) as monitor:
@@ -251,7 +239,7 @@ def test_R21_R22_R23_an_attached_model_pickles_copies_and_saves_and_its_copies_r
 
 
 def test_R25_memory_stays_flat_over_many_recorded_steps() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None):
 
         def tensors() -> int:
@@ -267,7 +255,7 @@ def test_R25_memory_stays_flat_over_many_recorded_steps() -> None:
 
 
 def test_closing_twice_and_a_second_monitor_of_another_prefix_are_fine() -> None:
-    model, optimizer = observed_model()
+    model, optimizer = small()
     first = Monitor(model, optimizer)
     first.close()
     first.close()

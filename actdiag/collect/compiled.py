@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType
@@ -95,13 +96,16 @@ class RecompileLimit:
                 setattr(config, name, self._raised[name])
 
     def close(self) -> None:
-        """Halve them again, unless somebody else has set them since."""
+        """Halve them again, unless the user has set them since. Several may be open, and close in any order."""
+        if not self._raised:
+            return
         with contextlib.suppress(Exception):
             from torch._dynamo import config
 
-            for name, value in self._raised.items():
-                if getattr(config, name) == value:
-                    setattr(config, name, value // 2)
+            for name, ours in self._raised.items():
+                now = getattr(config, name)
+                if math.log2(now / ours).is_integer():
+                    setattr(config, name, now // 2)
         self._raised.clear()
 
 

@@ -6,6 +6,7 @@ module: `encoder.layers.0/relu`. A call made by an activation module that is obs
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -91,7 +92,8 @@ class FunctionalMode(TorchFunctionMode):
         told = self._before(func, args, kwargs) if self.alive and not untraceable() else None
         out = func(*args, **kwargs)
         if func in SUMS and self.alive:
-            self._listener.saw_sum(args, out)
+            with contextlib.suppress(Exception):  # of tensors of the user's own make
+                self._listener.saw_sum(args, out)
         if told is not None and isinstance(out, Tensor) and refusal(out) is None:
             name, facts, x = told
             self._listener.saw_function(self._scope.stack[-1], name, facts, x, out)

@@ -151,7 +151,7 @@ class Probe:
 
 
 def see_gradient(site: Site, recorder: Recorder, g: Tensor) -> None:
-    """Add the gradient of one call of compiled code; of a step with several evaluations only the first."""
+    """Add the gradient of one call; of a step with several evaluations only the first."""
     repeated = recorder.single and site.gradient_calls > 0
     if recorder.recording and recorder.gradients and not repeated and refusal(g) is None:
         with quiet(g):
@@ -251,9 +251,6 @@ class GradientHook:
         if self._recorder.generation() != self._generation or torch.is_grad_enabled():
             return
         try:
-            if refusal(g) is not None:
-                return
-            with quiet(g):
-                self._site.add_gradient(g, histogram=self._recorder.histograms)
+            see_gradient(self._site, self._recorder, g)
         except Exception as error:
             self._recorder.fail(self._site.name, error)

@@ -6,7 +6,7 @@ Legend: N batch, C units, H, W space, T positions of a sequence, P positions wit
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -97,27 +97,26 @@ def default_unit_dim(x: Tensor) -> int:
 def first_tensor(value: Any) -> Tensor | None:
     """The primary tensor of a module's output: of a tuple, list, dict, dataclass or PackedSequence the first one
     that can be measured, in order; else the first tensor, for its reason; None if there is none."""
-    first = None
-    for found in _tensors(value):
-        if refusal(found) is None:
-            return found
-        first = found if first is None else first
-    return first
+    found = find_tensor(value, lambda x: refusal(x) is None)
+    return find_tensor(value, lambda x: True) if found is None else found
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def find_tensor(value: Any, fits: Callable[[Tensor], bool]) -> Tensor | None:
+    """The first tensor that fits, in order. torch.compile traces this: no generators, no state."""
     if isinstance(value, Tensor):
-        yield value
-        return
+        return value if fits(value) else None
     for item in _children(value):
-        yield from _tensors(item)
+        found = find_tensor(item, fits)
+        if found is not None:
+            return found
+    return None
 
 
 def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, nn.utils.rnn.PackedSequence):
         return [value.data]
     if isinstance(value, Mapping):
-        return value.values()
+        return list(value.values())
     if isinstance(value, (tuple, list)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

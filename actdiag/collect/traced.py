@@ -8,7 +8,6 @@ into; at run time it lands in the same code, with the same guard, as the hook of
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.hooks import Probe
+from actdiag.collect.layout import find_tensor
 from actdiag.collect.operators import enter
 from actdiag.collect.scope import Silent
 from actdiag.collect.site import Site, is_tanh, squashes
@@ -171,17 +171,9 @@ class Hook:
 
 
 def traceable(value: Any) -> Tensor | None:
-    """The primary tensor of a traced output or input, if an operator can be given it."""
-    if isinstance(value, Tensor):
-        plain = type(value) in (Tensor, nn.Parameter) and value.is_floating_point() and value.layout == torch.strided
-        return value if plain else None
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            found = traceable(item)
-            if found is not None:
-                return found
-    elif dataclasses.is_dataclass(value):
-        return traceable([getattr(value, spec.name) for spec in dataclasses.fields(value)])
-    return None
+    """The primary tensor of a traced output or input, of those that an operator can be given."""
+    return find_tensor(value, _is_plain)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.layout == torch.strided

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
@@ -75,17 +77,18 @@ def _how_faint(ratios: Sequence[float | None], limits: Limits) -> Severity | Non
     return "warning" if below(limits.vanishing_warning, limits.vanishing_weak_snapshots) else None
 
 
-def _vanishing(severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: Why) -> Verdict:
-    return Verdict(
-        rule="vanishing-gradient",
-        severity=severity,
-        layer=layer,
-        message=message,
-        evidence=evidence,
-        cause=why[0],
-        advice=why[1],
-        source="Glorot & Bengio 2010; thresholds measured on healthy and faulty runs.",
-    )
+_SOURCES = {
+    "vanishing-gradient": "Glorot & Bengio 2010; thresholds measured on healthy and faulty runs.",
+    "exploding-gradient": "Pascanu et al. 2013; Glorot & Bengio 2010; healthy range measured.",
+}
+
+
+def _told(rule: str, severity: Severity, *, why: Why, **rest: Any) -> Verdict:
+    return Verdict(rule=rule, severity=severity, cause=why[0], advice=why[1], source=_SOURCES[rule], **rest)
+
+
+_vanishing = partial(_told, "vanishing-gradient")
+_exploding = partial(_told, "exploding-gradient")
 
 
 def exploding_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
@@ -190,16 +193,3 @@ def _norm(snapshot: Snapshot) -> float | None:
 def _largest_gradient(snapshot: Snapshot) -> str | None:
     norms = {name: p.grad_norm for name, p in snapshot.parameters.items() if p.grad_norm is not None}
     return max(norms, key=lambda name: norms[name] or 0.0, default=None)
-
-
-def _exploding(severity: Severity, *, layer: str, message: str, evidence: dict[str, object], why: Why) -> Verdict:
-    return Verdict(
-        rule="exploding-gradient",
-        severity=severity,
-        layer=layer,
-        message=message,
-        evidence=evidence,
-        cause=why[0],
-        advice=why[1],
-        source="Pascanu et al. 2013; Glorot & Bengio 2010; healthy range measured.",
-    )
