@@ -48,6 +48,11 @@ def _overhead(value: Any) -> str | None:
     return "a share between 0 and 1 such as 0.02, or None to keep the intervals exactly as given"
 
 
+def _seconds(value: Any) -> str | None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
+    return None if ok else "a number of seconds above 0 and up to 3600 such as 20.0"
+
+
 def _globs(value: Any) -> str | None:
     ok = not isinstance(value, str) and isinstance(value, Sequence) and all(isinstance(v, str) for v in value)
     return None if ok else "a list of name patterns such as ['features.*']"
@@ -144,9 +149,16 @@ class Options:
     )
     phases: Sequence[str] = _option(("train",), "which passes are observed", _only_train)
     distributed: str = _option(
-        "rank0",
-        "which process speaks: 'rank0' writes the statistics of rank 0, 'off' lets every process write",
-        _one_of("rank0", "off"),
+        "merge",
+        "several processes: 'merge' tells what all of them saw, with one collective a recorded step; 'rank0' what rank "
+        "0 saw, the others observe nothing; 'off' has every process observe and write for itself",
+        _one_of("merge", "rank0", "off"),
+    )
+    merge_timeout_s: float = _option(
+        20.0,
+        "how long a process waits for the others' statistics before it goes on without them",
+        _seconds,
+        unit="seconds",
     )
     functional: bool = _option(
         True, "see activations called as functions (F.relu, x.relu()) on observed eager steps", _bool

@@ -18,8 +18,10 @@ _LISTED = 6
 class Coverage:
     """What of a model is observed. `resumed` are the sites whose evidence was loaded before the first step."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, *, speaks: bool = True) -> None:
+        """`speaks`: this process says it; the others, which see the same, keep still."""
         self._collector = collector
+        self._speaks = speaks
         self._told = False
         self._missing: dict[str, int] = {}
         self._ran: set[str] = set()
@@ -28,14 +30,16 @@ class Coverage:
     def report(self, snapshot: Snapshot) -> None:
         """Say once, after the first recorded step, what was not observed and why; later what has fallen silent."""
         self._report_other_widths()
-        unseen = self._collector.unseen()
+        ran = {name.partition("#")[0] for name in snapshot.sites}  # on another rank, maybe
+        unseen = {name: why for name, why in self._collector.unseen().items() if name not in ran}
         if self._told:
             self._report_lost(snapshot, unseen)
             return
         self._told = True
         if len(unseen) == snapshot.sites_selected and self._collector.adopt_compiled():
             self._told = False
-            logger.info(
+            self._say(
+                logging.INFO,
                 "actdiag: step %d: 0 of %d sites ran; they may be in code that was compiled before; it is compiled "
                 "once more, to be observed", snapshot.step, len(unseen),
             )  # fmt: skip
@@ -46,23 +50,26 @@ class Coverage:
     def _report_first(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:
         selected = snapshot.sites_selected
         if any("torch.compile" in why for why in unseen.values()):
-            logger.warning(
+            self._say(
+                logging.WARNING,
                 "actdiag: %d of %d sites are inside torch.compile and not observed by this release of torch, only "
                 "their parameters are; train uncompiled for a while to see them", len(unseen), selected,
             )  # fmt: skip
         elif len(unseen) == selected:
-            logger.warning(
+            self._say(
+                logging.WARNING,
                 "actdiag: 0 of %d sites ran in step %d. Is the model that is trained the one that was given, is it "
                 "in training mode, and are its modules called (not their forward(), not a compiled copy)?",
                 selected, snapshot.step,
             )  # fmt: skip
         elif unseen:
             ran = selected - len(unseen)
-            logger.info("actdiag: %d of %d sites ran; not observed: %s", ran, selected, _listed(unseen))
+            self._say(logging.INFO, "actdiag: %d of %d sites ran; not observed: %s", ran, selected, _listed(unseen))
         if self._collector.deaf:
-            logger.info(
+            self._say(
+                logging.INFO,
                 "actdiag: in code that is compiled block by block, or after the monitor was made, modules are seen; "
-                "activations called as functions (F.relu) are not"
+                "activations called as functions (F.relu) are not",
             )
 
     def _report_lost(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:
@@ -71,12 +78,14 @@ class Coverage:
         self._missing = {name: self._missing.get(name, 0) + 1 for name in unseen if name in self._ran}
         lost = {name: unseen[name] for name, times in self._missing.items() if times == _LOST_AFTER}
         if lost and len(unseen) == snapshot.sites_selected:
-            logger.warning(
+            self._say(
+                logging.WARNING,
                 "actdiag: no site has run in the last %d recorded steps (now step %d). Is the model still in training "
                 "mode, and still the one that is trained?", _LOST_AFTER, snapshot.step,
             )  # fmt: skip
         elif lost:
-            logger.info(
+            self._say(
+                logging.INFO,
                 "actdiag: step %d: no longer observed for %d recorded steps: %s",
                 snapshot.step, _LOST_AFTER, _listed(lost),
             )  # fmt: skip
@@ -84,9 +93,15 @@ class Coverage:
     def _report_other_widths(self) -> None:
         resumed, self.resumed = self.resumed, ()
         if changed := other_widths(self._collector, resumed):
-            logger.info(
-                "actdiag: another number of units than in the saved state, evidence starts anew: %s", ", ".join(changed)
+            self._say(
+                logging.INFO,
+                "actdiag: another number of units than in the saved state, evidence starts anew: %s",
+                ", ".join(changed),
             )
+
+    def _say(self, level: int, message: str, *values: object) -> None:
+        if self._speaks:
+            logger.log(level, message, *values)
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

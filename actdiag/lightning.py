@@ -152,7 +152,7 @@ class _Hooks:
             # What other callbacks run at the end of the batch, in training mode, would be taken for training.
             self._session.guarded(self._session.rest)
             if not self._backward:
-                self._session.guarded(self._session.postpone, self._step + 1)
+                self._session.guarded(self._session.postpone)
                 return
         self._session.guarded(self._read, trainer, pl_module, optimizer)
 
@@ -188,7 +188,7 @@ class _Hooks:
         """A step that was begun and not made (LightningModule.on_train_batch_start gave -1) begins anew."""
         if self._session is not None and self._begun:
             self._begun = self._stepped = False
-            self._session.guarded(self._session.postpone, self._step)
+            self._session.guarded(self._session.begin_again, self._step)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """No hook stays on outside of training: it would disable fast paths and count what is not training."""

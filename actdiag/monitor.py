@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import distributed, nn
 from torch.optim import Optimizer
 
+from actdiag.collect.ranks import rank_and_world
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import given_writers
@@ -42,12 +44,15 @@ class Monitor:
       the caller's, which are written to at the same steps and never closed.
     - options: see `actdiag.config.Options`; all keyword-only, the same through every door.
 
+    Of several processes, build it on each, at the same place of the program: at a recorded step all of them take part
+    in one collective (`distributed="merge"`), and only rank 0 writes. With uneven inputs: `Join([ddp_model, monitor])`.
+
     To resume, save `monitor.state_dict()` with the checkpoint and load it before the loop goes on; see there. A
     second monitor on the same model takes the place of the first, unless it has another `prefix`.
 
     Raises ConfigError at construction for values that cannot work. During training it raises nothing of its own
-    (except FindingError if `raise_on` asks for it), never synchronizes with the device but once a recorded step,
-    and is not collective.
+    (except FindingError if `raise_on` asks for it), and synchronizes with the device once a recorded step,
+    nowhere else.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Monitor:
         checked = build_options(options)
         optimizers = _optimizers(optimizer)
         given, own = list(writers), list[Writer]()
-        writes = checked.distributed == "off" or _is_rank_zero()
+        writes = checked.distributed == "off" or rank_and_world()[0] == 0
         if writes:
             _check_writers(given, checked)
             own = given_writers(log_dir, (), checked)
@@ -134,6 +139,24 @@ class Monitor:
         """A table of the sites, worst first, and the findings, as plain text."""
         return render_text([Run("this run", self.snapshots, self.findings)])
 
+    # torch.distributed.algorithms.Join([ddp_model, monitor]): ranks that have inputs left, and ranks that have not ----
+
+    def join_hook(self, **options: Any) -> _Shadow:
+        """What a rank does that is out of inputs, while others still train: it says at each recorded step that it has
+        seen nothing. Used by `torch.distributed.algorithms.Join`, whose options are not ours."""
+        self._session.joins = True
+        return _Shadow(self._driver)
+
+    @property
+    def join_device(self) -> torch.device:
+        """Where `Join` would put tensors for the first of its objects: the host."""
+        return torch.device("cpu")
+
+    @property
+    def join_process_group(self) -> Any:
+        """The ranks that train together."""
+        return distributed.group.WORLD
+
     def close(self) -> None:
         """Leave the model as it was found, close what was opened here. Safe to call twice."""
         self._finalizer()
@@ -147,6 +170,20 @@ class Monitor:
         self.close()
 
 
+class _Shadow:
+    """A rank without inputs, in the steps of the others: the hook that `torch.distributed.algorithms.Join` asks for."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def main_hook(self) -> None:
+        """The others have made a step."""
+        self._driver.shadow()
+
+    def post_hook(self, is_last_joiner: bool) -> None:
+        """All ranks are out of inputs."""
+
+
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     found: list[Any] = [optimizer]
     if optimizer is None or isinstance(optimizer, Sequence):
@@ -156,7 +193,17 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             raise ConfigError(
                 f"optimizer must be a torch.optim.Optimizer, a list of them, or None; got {type(one).__name__}"
             )
-    return found
+    return [_inner(one) for one in found]
+
+
+def _inner(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that steps, inside a wrapper of Accelerate, Fabric or Lightning, which has no hooks of its own."""
+    while "_optimizer_step_pre_hooks" not in vars(optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        if not isinstance(inner, Optimizer):
+            break
+        optimizer = inner
+    return optimizer
 
 
 def _check_writers(writers: Iterable[Any], options: Options) -> None:
@@ -166,9 +213,3 @@ def _check_writers(writers: Iterable[Any], options: Options) -> None:
                 TensorBoardWriter.into(writer, detail=options.detail, prefix=options.prefix)
             except TypeError as error:
                 raise ConfigError(f"writers: {error}") from None
-
-
-def _is_rank_zero() -> bool:
-    from torch import distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -28,10 +28,14 @@ class FindingError(RuntimeError):
 
 
 class Outlet:
-    """Hands on what a recorded step has brought. `name` is how the log calls the monitor."""
+    """Hands on what a recorded step has brought. `name` is how the log calls the monitor.
 
-    def __init__(self, options: Options, writers: Sequence[Writer]) -> None:
+    `speaks`: this process logs findings; of several that have come to the same verdicts, only one does.
+    """
+
+    def __init__(self, options: Options, writers: Sequence[Writer], *, speaks: bool = True) -> None:
         self._options = options
+        self._speaks = speaks
         self._writers = list(writers)
         self._carried: list[Change] = []
         self.name = f"actdiag {options.prefix}" if options.prefix else "actdiag"
@@ -65,14 +69,19 @@ class Outlet:
 
     def _tell(self, change: Change, step: int) -> None:
         told = change.finding
+        if self._speaks:
+            self._log(change, step)
+        if change.kind != "resolved" and self._options.on_finding is not None:
+            self._call_back(told)
+
+    def _log(self, change: Change, step: int) -> None:
+        told = change.finding
         if change.kind == "resolved":
             logger.info("%s: step %s: resolved: %s", self.name, told.resolved_step, plain(told.message))
             return
         first = f"; try: {told.advice[0]}" if told.advice else ""
         since = f" (since step {told.step})" if told.step != step else ""
         logger.log(_LEVELS[told.severity], "%s: step %s%s: %s%s", self.name, step, since, plain(str(told)), first)
-        if self._options.on_finding is not None:
-            self._call_back(told)
 
     def _call_back(self, finding: Finding) -> None:
         assert self._options.on_finding is not None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -19,19 +20,13 @@ from torch.optim import Optimizer
 from actdiag.claims import MODELS
 from actdiag.collect.collector import Collector
 from actdiag.collect.parameters import ParameterWatch, ids_of
-from actdiag.collect.readout import (
-    Readout,
-    finish_parameter,
-    finish_site,
-    queue_records,
-    queue_site,
-    total_norms,
-)
-from actdiag.collect.roles import settle_roles
+from actdiag.collect.parcel import Word
+from actdiag.collect.ranks import Ranks
+from actdiag.collect.recording import NOTHING, build, count, step_facts
 from actdiag.collect.scaler import ScaleWatch
-from actdiag.collect.scales import Divisors
 from actdiag.collect.schedule import Mode, Schedule
 from actdiag.collect.sites import named_models, unwrap
+from actdiag.collect.spread import uneven
 from actdiag.config import ConfigError, Options
 from actdiag.coverage import Coverage
 from actdiag.diagnose.judge import RULES, Ledger
@@ -57,24 +52,33 @@ class Session:
         _check_ignore(options.ignore)
         models = named_models(model)
         self.options = options
-        self.outlet = Outlet(options, ())
+        self.ranks = Ranks(options)
+        self.outlet = Outlet(options, (), speaks=self.ranks.rank == 0)
         self.collector = Collector(models, options)
         self._parameters = ParameterWatch(
-            [(name, unwrap(module)) for name, module in models.items()], self.collector.fail
+            [(name, unwrap(module)) for name, module in models.items()],
+            self.collector.fail,
+            several=self.ranks.world > 1,
         )
+        if self.ranks.world > 1:
+            self.collector.on_gradient = self._parameters.saw_gradient
+        self.ranks.shared_by = self.collector.shared_by
         self.schedule = Schedule(options)
+        self.ranks.agree(self.schedule, self.collector.memory)
         self.ledger = Ledger(ignore=options.ignore)
         self.scaler = ScaleWatch(options.grad_scaler)
         self.mode: Mode = "off"
+        self._due = self._again = False
         self.latest: Snapshot | None = None
         self.snapshots: list[Snapshot] = []
         self.closed = False
         self.on_close: Callable[[], None] | None = None
         self.clip_known = True
+        self.joins = False
         self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
-        self._coverage = Coverage(self.collector)
+        self._coverage = Coverage(self.collector, speaks=self.ranks.rank == 0)
         self._owner = weakref.ref(owner) if owner is not None else None
         self._take(models.values())
 
@@ -106,7 +110,8 @@ class Session:
     def begin_step(self, step: int) -> None:
         """An optimizer step begins: decide how to observe it, and put the hooks on."""
         self.scaler.forget()
-        self.mode = self.schedule.decide(step)
+        self.mode = "off" if self.ranks.idle else self.schedule.decide(step)
+        self._due, self._again = self.mode == "record", False
         if self.mode == "off":
             return
         self.collector.arm(step, recording=self.mode == "record")
@@ -131,10 +136,16 @@ class Session:
         if self.mode == "record":
             self._parameters.watch()
 
-    def postpone(self, later: int) -> None:
+    def postpone(self) -> None:
         """What was seen of this step cannot be told from steps skipped before: record the next one instead."""
-        if self.mode == "record":
-            self.schedule.record_at(later)
+        self._again = self._due
+        self.abandon_step()
+
+    def begin_again(self, step: int) -> None:
+        """The running step does not end; it will begin once more, as `step`."""
+        if self._due:
+            self.schedule.record_at(step)
+        self._due = False
         self.abandon_step()
 
     def abandon_step(self) -> None:
@@ -190,13 +201,16 @@ class Session:
                 self._parameters.read_clipped()
 
     def end_step(self, step: int) -> Snapshot | None:
-        """The step is over: take the hooks off; on a recorded step read, judge and write."""
+        """The step is over: take the hooks off; on a recorded step read, join the ranks, judge and write.
+
+        Collective on a recorded step, where ranks merge: whatever this rank has seen of it, it says so.
+        """
         mode, self.mode, self._stepped = self.mode, "off", True
+        due, self._due = self._due, False
         self.next_step = step + 1
         self.collector.disarm()
-        snapshot = None
-        if mode == "record":
-            snapshot = self._read(step)
+        snapshot = self._record(step, seen=mode == "record") if due else None
+        if due:
             self._parameters.release()
             if self.collector.scope.stack:
                 self.collector.scope.clear()
@@ -205,42 +219,28 @@ class Session:
             self._publish(snapshot)
         return snapshot
 
-    def _read(self, step: int) -> Snapshot | None:
-        """The numbers of a recorded step; None for one that the loss scaler has skipped."""
-        sites = self.collector.seen()
-        records = self._parameters.records()
-        out = Readout()
-        for site in sites:
-            queue_site(out, site)
-        queue_records(out, records)
-        self.scaler.queue(out)
-        fetched = out.fetch()
-        self.scaler.settle(fetched)
-        if self._overflowed(step):
+    def _record(self, step: int, *, seen: bool) -> Snapshot | None:
+        """The numbers of a recorded step; None for one that the loss scaler has skipped, or that nobody saw."""
+        tally, places = NOTHING
+        if seen:
+            tally, places = count(self.collector, self._parameters.records(), self.scaler)
+        overflowed = seen and self.scaler.overflowed
+        drop = overflowed and not self.scaler.skipped_again()
+        wanted = self.schedule.wanted()
+        if not self.joins and uneven(ref() for ref in self.collector.models.values()):
+            self.ranks.leave(step, "inputs are uneven, under ddp.join(): use Join([ddp_model, monitor]) instead")
+        own = Word(step, drop, self._again or overflowed, wanted["record"], wanted["watch"], int(seen))
+        word, tally = self.ranks.join(own, tally, places)
+        self.collector.memory.absorb(tally)
+        self.ranks.agree(self.schedule, self.collector.memory, word)
+        if word.again:
+            self.schedule.record_at(step + 1)
+        if word.drop or not word.ranks:
             return None
-        over = Divisors(self.scaler.scales.read, records)
-        total, clip = total_norms(records, fetched, over.of)
-        stats = {s.name: finish_site(s, fetched, step=step, loss_scale=over.at(s.name)) for s in sites}
-        self.collector.freeze_names()
-        return Snapshot(
-            step=step,
-            sites=settle_roles(stats),
-            parameters={r.name: finish_parameter(r, fetched, loss_scale=over.of(r)) for r in records},
-            sites_selected=len(self.collector.targets),
-            grad_norm_total=total,
-            clip_coefficient=clip if self.clip_known else None,
-            loss_scale=self.scaler.loss_scale,
-            epoch=self.epoch,
-            skipped_steps=self.scaler.skipped,
-            overhead_ms=self.schedule.budget.last_ms,
-        )
-
-    def _overflowed(self, step: int) -> bool:
-        """Whether a step is left out because the loss scaler has skipped it; the next is recorded instead."""
-        if not self.scaler.overflowed:
-            return False
-        self.schedule.record_at(step + 1)
-        return not self.scaler.skipped_again()
+        facts = step_facts(self.collector, self.scaler, self.ranks, word, tally)
+        facts |= {"epoch": self.epoch, "overhead_ms": self.schedule.budget.last_ms}
+        snapshot = build(tally, self.collector.memory, self.ranks, facts)
+        return snapshot if self.clip_known else replace(snapshot, clip_coefficient=None)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._coverage.report(snapshot)
@@ -266,6 +266,7 @@ class Session:
         self.schedule, self.ledger, self.scaler, self.next_step = (
             found.schedule, found.ledger, found.scaler, found.next_step,
         )  # fmt: skip
+        self.ranks.agree(self.schedule, self.collector.memory)
         self._coverage.resumed = found.sites
         self.outlet.carry(found.ledger.open_findings())
         return True
@@ -284,6 +285,7 @@ class Session:
         self.collector.close()
         self._parameters.release()
         self.outlet.close()
+        self.ranks.close()
         # what holds the session itself would keep it until a garbage collection
         on_close, self.on_close, self.collector.on_forward = self.on_close, None, None
         if on_close is not None:

@@ -145,6 +145,8 @@ class Snapshot:
     loss_scale: float | None = _stat("loss scale of mixed precision")
     skipped_steps: int | None = _stat("optimizer steps skipped by the loss scaler so far", "steps", "int")
     epoch: int | None = _stat("epoch of the trainer, from 0", "epochs", "int")
+    ranks: int | None = _stat("processes whose statistics are in it; None for a single process", "processes", "int")
+    world_size: int | None = _stat("processes that train together; None for a single process", "processes", "int")
     overhead_ms: float | None = _stat("time that the recorded step before this one took beyond an unrecorded one", "ms")
 
     def __post_init__(self) -> None:

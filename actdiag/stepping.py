@@ -77,7 +77,7 @@ class Driver:
         if above is not None and not above.is_enabled():
             above = None
         if above is not None and scaler.scaler is None and scaler.found(above, self._since):
-            self._session.postpone(self._step + 1)  # it has skipped steps that were taken for this one
+            self._session.postpone()  # it has skipped steps that were taken for this one
             return
         if scaler.active:
             scaler.stepping()
@@ -173,8 +173,11 @@ class Driver:
         return self._scalers if main is None or any(main is one for one in self._scalers) else [main, *self._scalers]
 
     def settle(self) -> None:
-        """Somebody asks what is known: a step that waits for optimizers waits no longer."""
-        if self._due and not self._session.closed:
+        """Somebody asks what is known: a step that waits for optimizers waits no longer.
+
+        Where ranks merge it waits on: its end is collective, and only one rank may have been asked.
+        """
+        if self._due and not self._session.closed and not self._session.ranks.merging:
             self._session.guarded(self._look_back)
 
     def _say_it_stands_still(self) -> None:
@@ -196,6 +199,12 @@ class Driver:
         self._session.guarded(self._session.before_update, (), None)
         self._session.guarded(self._session.after_update)
         self._session.guarded(self._turn)
+
+    def shadow(self) -> None:
+        """The other ranks have made a step that this one, out of inputs, had no part in."""
+        if not self._session.closed:
+            self._session.guarded(self._session.abandon_step)
+            self._session.guarded(self._turn)
 
     def _go_to(self, step: int) -> bool:
         """Number the running step; whether it is later than all before."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mutants_io import EDITS, TESTS
+from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,9 +81,9 @@ MUTANTS = [
     ),
     Mutant(
         "one opening does not end the silence",
-        "collect/units.py",
-        ".masked_fill_(open_C > 0, 0)",
-        "",
+        "collect/recent.py",
+        "self.last_C.masked_fill_(open_C > 0, now)",
+        "pass",
         "test_units",
     ),
     Mutant(
@@ -129,9 +130,9 @@ MUTANTS = [
     ),
     Mutant(
         "gradients stay multiplied by the loss scale",
-        "collect/readout.py",
-        'math.sqrt(float(g["squares"]) / n) / loss_scale',
-        'math.sqrt(float(g["squares"]) / n)',
+        "collect/finish.py",
+        'math.sqrt(tally.sum_of(i, "grad_squares") / n) / scale',
+        'math.sqrt(tally.sum_of(i, "grad_squares") / n)',
         "test_monitor",
     ),
     Mutant(
@@ -158,8 +159,8 @@ MUTANTS = [
     Mutant(
         "gradient norms are read after clipping",
         "collect/readout.py",
-        'own.get("grad_squares", own.get("clipped_squares"))',
-        'own.get("clipped_squares")',
+        'if "grad_squares" in own',
+        "if False",
         "test_truth",
     ),
     Mutant(
@@ -210,7 +211,7 @@ MUTANTS = [
 MUTANTS += [
     Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
-MUTANTS += [Mutant(*edit) for edit in REGIMES]
+MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS]]
 
 
 def survives(mutant: Mutant) -> bool:

@@ -48,9 +48,9 @@ REGIMES = [
     ),
     (
         "passes without gradients are numbered",
-        "collect/site.py",
-        "if site.moments is not None:\n            calls",
-        "if True:\n            calls",
+        "collect/memory.py",
+        'if tally.sum_of(i, "ran"):\n                calls',
+        "if True:\n                calls",
         "test_gates",
     ),
     (
@@ -71,7 +71,7 @@ REGIMES = [
     (
         "a saved state is not taken",
         "collect/resume.py",
-        "site.evidence, site.ledger = one.evidence, one.ledger",
+        "remembered.evidence, remembered.ledger = one.evidence, one.ledger",
         "pass",
         "test_resume",
     ),
@@ -91,7 +91,7 @@ REGIMES = [
     ),
     (
         "a second loss counts after the update",
-        "collect/parameters.py",
+        "collect/gradients.py",
         "if self._record.taken:",
         "if False:",
         "test_two_optimizers",
@@ -105,7 +105,7 @@ REGIMES = [
     ),
     (
         "odd parameters are measured",
-        "collect/parameters.py",
+        "collect/gradients.py",
         'and x.device.type != "meta"',
         "or True",
         "test_parameters",

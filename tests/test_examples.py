@@ -43,6 +43,12 @@ def test_the_dying_relu_is_caught_early(capsys: pytest.CaptureFixture[str]) -> N
     assert "stopped at step" in out and "ReLU units" in out
 
 
+def test_the_example_of_two_processes_runs_in_one_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("ddp_torchrun").main(str(tmp_path))
+    assert "process 0 alone would call 0 units dead\ntogether: 0 dead units" in capsys.readouterr().out
+    assert len(read_runs(tmp_path)[0].snapshots) > 3
+
+
 def test_every_example_is_tested_and_says_what_one_will_see() -> None:
     tested = {name for name in Path(__file__).read_text().split('"')}
     for path in FOLDER.glob("*.py"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from actdiag.collect.activations import TANH
+from actdiag.collect.finish import _from_moments
 from actdiag.collect.known import module_facts
 from actdiag.collect.layout import arrange
 from actdiag.collect.moments import (
@@ -23,14 +24,20 @@ from actdiag.collect.moments import (
     measure_gradient,
     merge,
 )
-from actdiag.collect.readout import _from_moments
+from actdiag.collect.tally import SUMS, Layout, SiteRow, Tally
 from tests.oracle import rows, statistics
 
 NAN, INF = float("nan"), float("inf")
 
 
 def told(moments: Moments) -> dict[str, object]:
-    return _from_moments({name: t.numpy() for name, t in zip(moments._fields, moments, strict=True)})
+    tally = Tally.empty(Layout((SiteRow("x", 0, "Linear", "layer", len(moments.n_C), 0, ""),)))
+    tally.n_C[:], tally.mean_C[:], tally.m2_C[:] = (x.numpy() for x in (moments.n_C, moments.mean_C, moments.m2_C))
+    tally.low_S[0], tally.high_S[0] = float(moments.low_C.min()), float(moments.high_C.max())
+    tally.sums_SK[0, SUMS.index("zeros")] = float(moments.zeros)
+    tally.sums_SK[0, SUMS.index("nonfinite")] = float(moments.nonfinite)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _from_moments(tally, 0)
 
 
 def assert_same(found: dict[str, object], truth: dict[str, object], rtol: float = 1e-5) -> None:

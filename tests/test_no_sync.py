@@ -13,7 +13,8 @@ from actdiag.collect.activations import GELU, RELU, TANH
 from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import arrange
 from actdiag.collect.moments import measure, measure_gate, measure_gradient, merge
-from actdiag.collect.units import UnitEvidence, count_open
+from actdiag.collect.recent import Recent
+from actdiag.collect.units import count_open
 from tests.regimes import regime
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
@@ -94,8 +95,7 @@ def test_the_reductions_run_on_a_fake_accelerator_where_every_read_raises(device
                 assert merge(measure(units), measure(units)).mean_C.device.type == device
                 for facts in (RELU, TANH, GELU):
                     measure_gate(units.units_last(), facts)
-                    evidence = UnitEvidence.empty(units.units, x.device, 100)
-                    evidence.observe(count_open(units, facts), units.samples, 0)
+                    Recent(units.units, x.device).observe(count_open(units, facts), units.samples, 0)
                 measure_gradient(x)
                 count_octaves(x)
 

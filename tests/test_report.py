@@ -109,6 +109,15 @@ def only(folder: Path) -> Run:
 # Formats ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ranks", "said"), [(None, ""), (4, ", all of 4 processes"), (1, ", only 1 of 4 processes")], ids=str
+)
+def test_R47_the_headline_says_of_how_many_processes_the_numbers_are(ranks: int | None, said: str) -> None:
+    world = None if ranks is None else 4
+    last = Snapshot(step=3, sites_selected=1, ranks=ranks, world_size=world)
+    assert f"the last at step 3{said};" in render_text([Run("run", [last], [])])
+
+
 def test_the_text_of_a_run_has_a_headline_a_table_and_its_findings(logs: SimpleNamespace) -> None:
     text = render_text(read_runs(logs.root / "ill"))
     headline, blank, header, *rest = text.splitlines()

@@ -40,8 +40,6 @@ NOT_APPLICABLE: dict[str, str] = {
 }
 
 NOT_YET = {
-    "R46": "gradients that are sharded (FSDP, tensor parallelism) are those of the local shard",
-    "R47": "statistics are not merged over processes; rank 0 tells its own, without a label",
     "R76": "padding cannot be masked out; padded tokens are counted",
 }
 

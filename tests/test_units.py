@@ -8,6 +8,7 @@ import torch
 
 from actdiag.collect.activations import GELU, RELU, TANH
 from actdiag.collect.layout import arrange
+from actdiag.collect.recent import Recent
 from actdiag.collect.units import MIN_OBSERVATIONS, UnitEvidence, UnitLedger, UnitVerdict, count_open
 
 
@@ -15,16 +16,24 @@ class Watcher:
     """Feeds batches to one site of C units; every entry tells how many of the samples opened each unit."""
 
     def __init__(self, units: int, window: int = 640) -> None:
-        self.evidence = UnitEvidence.empty(units, torch.device("cpu"), window)
+        self.evidence = UnitEvidence.empty(units, window)
         self.ledger = UnitLedger(units)
         self.step = -1
 
     def show(self, opened: list[int], *, samples: int = 32, times: int = 1) -> UnitVerdict:
         for _ in range(times):
             self.step += 1
-            self.evidence.observe(torch.tensor(opened, dtype=torch.float32), samples, self.step)
-        e = self.evidence
-        return self.ledger.judge(e.ages_3C.numpy(), (e.open_C + e.open_before_C).numpy(), e, self.step)
+            self.evidence = absorbed(self.evidence, [(opened, samples, self.step)])
+        return self.ledger.judge(self.evidence, self.step)
+
+
+def absorbed(evidence: UnitEvidence, batches: list[tuple[list[int], int, int]]) -> UnitEvidence:
+    """Evidence with some batches, read once after all of them."""
+    recent = Recent(evidence.units, torch.device("cpu"))
+    for opened, samples, step in batches:
+        recent.observe(torch.tensor(opened, dtype=torch.float32), samples, step)
+    seen = recent.openings()
+    return evidence if seen is None else evidence.absorb(seen)
 
 
 def test_nothing_is_said_after_one_batch_of_zeros() -> None:
@@ -127,13 +136,6 @@ def test_states_are_one_letter_a_unit() -> None:
     assert len(verdict.states) == 5 and np.unique(list(verdict.states)).tolist() == ["a"]
 
 
-def observed(batches: list[tuple[list[int], int, int]], window: int = 10_000) -> UnitEvidence:
-    evidence = UnitEvidence.empty(len(batches[0][0]) if batches else 3, torch.device("cpu"), window)
-    for opened, samples, step in batches:
-        evidence.observe(torch.tensor(opened, dtype=torch.float32), samples, step)
-    return evidence
-
-
 def course(seed: int, n: int) -> list[tuple[list[int], int, int]]:
     rng = np.random.default_rng(seed)
     steps = np.cumsum(rng.integers(0, 4, n)) + 7
@@ -152,11 +154,48 @@ def test_R59_saved_evidence_and_deaths_go_on_as_if_never_saved() -> None:
     again.ledger = UnitLedger.restored(watcher.ledger.state(), 3)
     for opened in ([0, 8, 0], [5, 8, 0], [0, 0, 0]):
         assert again.show(opened, times=12) == watcher.show(opened, times=12)
-    assert again.evidence.ages_3C.dtype == torch.float64
+    assert again.evidence.ages_3C.dtype == np.float64
 
 
-def test_R59_restored_evidence_moves_to_the_device_of_what_is_observed() -> None:
-    evidence = UnitEvidence.restored(observed(course(1, 5)).state(), 640)
-    evidence.observe(torch.ones(3, device="meta"), 8, 99)
-    assert {x.device.type for x in (evidence.ages_3C, evidence.open_C, evidence.open_before_C)} == {"meta"}
-    assert evidence.samples > 8
+def by_hand(batches: list[tuple[list[int], int, int]]) -> tuple[list[list[float]], list[int]]:
+    """Ages and openings of every unit, batch by batch."""
+    ages, opens, last = [[0.0] * 3 for _ in range(3)], [0] * 3, batches[0][2] - 1
+    for opened, samples, step in batches:
+        for unit in range(3):
+            opens[unit] += opened[unit]
+            for age, grown in enumerate((samples, 1, step - last)):
+                ages[age][unit] = 0 if opened[unit] else ages[age][unit] + grown
+        last = step
+    return ages, opens
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("every", [1, 3, 40])
+def test_evidence_is_the_same_however_often_it_is_read(seed: int, every: int) -> None:
+    batches = course(seed, 40)
+    evidence = UnitEvidence.empty(3, 10_000)
+    for start in range(0, len(batches), every):
+        evidence = absorbed(evidence, batches[start : start + every])
+    ages, opens = by_hand(batches)
+    assert evidence.ages_3C.tolist() == ages
+    assert evidence.open_C.tolist() == opens
+    assert evidence.samples == sum(samples for _, samples, _ in batches)
+    assert evidence.observations == 40 and evidence.last_step == batches[-1][2]
+
+
+def test_a_block_of_openings_ends_with_the_first_reading_that_finds_a_window_in_it() -> None:
+    evidence = absorbed(UnitEvidence.empty(1, 64), [([1], 32, step) for step in range(3)])
+    assert (evidence.block, evidence.open_C.tolist(), evidence.open_before_C.tolist()) == ((96, 0), [3], [0])
+    evidence = absorbed(evidence, [([5], 32, 3)])
+    assert (evidence.block, evidence.open_C.tolist(), evidence.open_before_C.tolist()) == ((32, 96), [5], [3])
+
+
+def test_nothing_observed_leaves_evidence_as_it_is() -> None:
+    evidence = absorbed(UnitEvidence.empty(3, 64), course(0, 5))
+    assert absorbed(evidence, []) is evidence
+
+
+def test_openings_move_to_the_device_of_what_is_observed() -> None:
+    recent = Recent(3, torch.device("cpu"))
+    recent.observe(torch.ones(3, device="meta"), 8, 99)
+    assert {x.device.type for x in (recent.opens_C, recent.last_C)} == {"meta"}

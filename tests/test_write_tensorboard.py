@@ -119,7 +119,7 @@ def test_what_a_training_logged_is_read_back_exactly(trained: SimpleNamespace) -
 @given(snapshot=snapshots)
 def test_any_snapshot_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot) -> None:
     log_dir = tmp_path_factory.mktemp("any")
-    for name in ("skipped_steps", "epoch"):
+    for name in ("skipped_steps", "epoch", "ranks", "world_size"):
         if (value := getattr(snapshot, name)) is not None:  # a scalar of the event file, exact to 2^24
             snapshot = replace(snapshot, **{name: value % 2**24})
     write(log_dir, snapshot)

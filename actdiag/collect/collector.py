@@ -15,8 +15,10 @@ from actdiag.collect.dims import UnitDims
 from actdiag.collect.functional import FunctionHook
 from actdiag.collect.gates import Gates
 from actdiag.collect.hooks import counts, observe, see_gradient
+from actdiag.collect.memory import Memory
+from actdiag.collect.parallel import find_parallel
 from actdiag.collect.scope import Scope
-from actdiag.collect.site import Site, name_calls
+from actdiag.collect.site import Site
 from actdiag.collect.sites import Target, discover
 from actdiag.config import ConfigError, Options
 from actdiag.names import call_name, matches
@@ -46,16 +48,17 @@ class Collector:
         self.recording = False
         self.single = False
         self.step = 0
-        self.window = options.window_samples
+        self.memory = Memory(options.window_samples)
         self.histograms = options.histograms
         self.gradients = options.gradients
         self.functional = options.functional
         self.on_forward: Callable[[], None] | None = None
+        self.on_gradient: Callable[[], None] | None = None
         self._generation = 0
         self.needs_scope = False
-        self.frozen_names = False
         self._input: dict[str, str] = {}
         self.dims = UnitDims(options.unit_dims)
+        self.parallel = find_parallel(models.values())
         self._order = 0
         self._failed: set[str] = set()
         self._gates = Gates()
@@ -86,12 +89,8 @@ class Collector:
         """The site of one call, made when it is first seen."""
         site = self.sites.get((key, index))
         if site is None:
-            several = index > 0
-            site = self.sites[key, index] = Site(call_name(key, index, several=several), kind, role, facts)
-            if index > 0:
-                self.needs_scope = True
-                if not self.frozen_names:
-                    self.sites[key, 0].name = call_name(key, 0, several=True)
+            site = self.sites[key, index] = Site(call_name(key, index, several=index > 0), kind, role, facts)
+            self.needs_scope = self.needs_scope or index > 0
         site.facts = facts
         if site.order == 0:
             self._order += 1
@@ -111,6 +110,11 @@ class Collector:
     def generation(self) -> int:
         """Counts armed steps; a gradient hook of an older step keeps still."""
         return self._generation
+
+    @property
+    def shared_by(self) -> int:
+        """Among how many ranks layers are divided, which so have the same samples."""
+        return 1 if self.parallel is None else self.parallel.size
 
     @property
     def deaf(self) -> bool:
@@ -207,7 +211,7 @@ class Collector:
             site = self.site(key, self.next_call(key, call), kind=facts.name, role="activation", facts=facts)
             site.traced = call is not None
             counted = counts(site, self)
-            observe(site, self, out, module=None, read=x)
+            observe(site, self, out, module=None, given=x)
             return site if counted else None
         except Exception as error:
             self.fail(key, error)
@@ -260,18 +264,20 @@ class Collector:
         self.detach()
         self._generation += 1
         self.dims.restart()
+        if self.parallel is not None:
+            self.parallel.restart()
         self._gates.clear()
 
-    def freeze_names(self) -> None:
-        """After the first recorded step a site keeps its name, even if its module is called more often later."""
-        self.frozen_names = bool(self.sites)
+    def seen(self) -> list[tuple[str, int, Site]]:
+        """Key, call and site of those that ran in this recorded step, in execution order; then those watched before."""
+        told = [(key, index, site) for (key, index), site in self.sites.items() if site.moments or site.recent]
+        return sorted(told, key=lambda one: (one[2].moments is None, one[2].order))
 
-    def seen(self) -> list[Site]:
-        """The sites that ran in this recorded step, in execution order."""
-        ran = [site for site in self.sites.values() if site.moments is not None]
-        if not self.frozen_names:
-            name_calls(self.sites)
-        return sorted(ran, key=lambda site: site.order)
+    def told(self) -> None:
+        """What was observed of units until now has been read."""
+        for site in self.sites.values():
+            if site.recent is not None:
+                site.recent.clear()
 
     def unseen(self) -> dict[str, str]:
         """Target -> why nothing was observed of it in this step."""

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.layout import arrange, default_unit_dim, first_tensor, refusal, unit_dim_of
+from actdiag.collect.parallel import TensorParallel
 from actdiag.collect.scope import untraceable
 from actdiag.collect.site import Site
 from actdiag.collect.sites import Target
+from actdiag.collect.spread import local
 from actdiag.snapshot import Role
 
 WITHOUT_GRADIENTS = "it ran without gradients"
@@ -30,9 +32,10 @@ class Recorder(Protocol):
     recording: bool
     single: bool
     step: int
-    window: int
     histograms: bool
     gradients: bool
+    parallel: TensorParallel | None
+    on_gradient: Callable[[], None] | None
 
     def site(self, key: str, index: int, *, kind: str, role: Role, facts: ActivationFacts | None) -> Site: ...
     def next_call(self, key: str, traced: int | None = None) -> int: ...
@@ -96,6 +99,7 @@ class Probe:
     def see_early(self, module: nn.Module, x: Tensor | None, call: int | None = None) -> None:
         """Observe the input of an in-place activation. `call`: its number in the code that was traced."""
         self._early = self._site(call)
+        x = own(x, self._recorder)
         if x is not None and refusal(x) is None and counts(self._early, self._recorder):
             read_gate(self._early, self._recorder, x, self._recorder.unit_dim(self.target.name, module, x))
 
@@ -127,7 +131,7 @@ class Probe:
         """
         site, self._early = self._early or self._site(call), None
         counted = counts(site, self._recorder)
-        observe(site, self._recorder, out, module=module, read=None if self.reads_early else x)
+        observe(site, self._recorder, out, module=module, given=x)
         if self._recorder.recording and self._recorder.input_of(self.target) and x is not None:
             self._observe_input(module, x, site)
         return site if counted else None
@@ -136,14 +140,17 @@ class Probe:
         """Add the gradient of one call of compiled code."""
         see_gradient(site, self._recorder, g)
 
-    def _observe_input(self, module: nn.Module, x: Tensor, own: Site) -> None:
-        if refusal(x) is not None:
+    def _observe_input(self, module: nn.Module, given: Tensor, of: Site) -> None:
+        x = own(given, self._recorder)
+        if x is None or refusal(x) is not None:
             return
         key = f"{self.target.name}:in"
         site = self._recorder.site(key, 0, kind=self.target.kind, role="input", facts=None)
-        site.traced = own.traced
+        site.traced = of.traced
         if counts(site, self._recorder):
             dim = unit_dim_of(module, x)
+            if self._recorder.parallel is not None:
+                site.place = self._recorder.parallel.locate_input(given)
             with quiet(x):
                 units = arrange(x.detach(), default_unit_dim(x) if dim is None else dim)
                 site.add_forward(units, histogram=self._recorder.histograms)
@@ -152,7 +159,11 @@ class Probe:
 
 def see_gradient(site: Site, recorder: Recorder, g: Tensor) -> None:
     """Add the gradient of one call; of a step with several evaluations only the first."""
+    if recorder.on_gradient is not None:
+        recorder.on_gradient()
     repeated = recorder.single and site.gradient_calls > 0
+    if recorder.parallel is not None:
+        g = recorder.parallel.whole_sum(g)
     if recorder.recording and recorder.gradients and not repeated and refusal(g) is None:
         with quiet(g):
             site.add_gradient(g, histogram=recorder.histograms)
@@ -173,33 +184,44 @@ def counts(site: Site, recorder: Recorder) -> bool:
 
 
 def observe(
-    site: Site, recorder: Recorder, out: Tensor | None, *, module: nn.Module | None, read: Tensor | None
+    site: Site, recorder: Recorder, out: Tensor | None, *, module: nn.Module | None, given: Tensor | None
 ) -> None:
-    """Add one call's output to a site, and its gate and evidence from what its facts read."""
-    reason = "no tensor in its output" if out is None else refusal(out)
-    if out is None or reason is not None:
+    """Add one call's output to a site, and its gate and evidence from what its facts read. `given`: its input."""
+    mine = own(out, recorder)
+    reason = "no tensor in its output" if mine is None else refusal(mine)
+    if out is None or mine is None or reason is not None:
         site.refused = reason
         return
     counted = counts(site, recorder)
     if counted:
-        key = site.name.partition("#")[0]
-        dim = recorder.unit_dim(key, module, out)
+        dim = recorder.unit_dim(site.name.partition("#")[0], module, mine)
         if recorder.recording:
             recorder.note_output(out, site)
-            with quiet(out):
-                if not site.add_forward(arrange(out.detach(), dim), histogram=recorder.histograms):
+            if recorder.parallel is not None:
+                site.place = recorder.parallel.locate(module, given, out, dim)
+            with quiet(mine):
+                if not site.add_forward(arrange(mine.detach(), dim), histogram=recorder.histograms):
                     return
-        source = read if site.facts is not None and site.facts.reads == "input" else out
-        if source is not None and refusal(source) is None:
+        source = _source(site, recorder, module, given, mine)
+        if source is not None:
             read_gate(site, recorder, source, dim)
-        if not in_backward():
-            site.forward_calls += 1
+        site.forward_calls += not in_backward()
     elif not site.traced and not torch.is_grad_enabled():
         site.refused = WITHOUT_GRADIENTS
     if recorder.single and not counted:
         return
     if recorder.recording and recorder.gradients and out.requires_grad and out.grad_fn is not None:
         catch_gradient(out, site, recorder, owned=_has_parameters(module))
+
+
+def _source(
+    site: Site, recorder: Recorder, module: nn.Module | None, given: Tensor | None, mine: Tensor
+) -> Tensor | None:
+    """What the facts of an activation read, if it is still there: an activation in place has overwritten its input."""
+    if site.facts is None or site.facts.reads != "input":
+        return mine
+    read = None if getattr(module, "inplace", False) else own(given, recorder)
+    return read if read is not None and refusal(read) is None else None
 
 
 def _has_parameters(module: nn.Module | None) -> bool:
@@ -214,7 +236,12 @@ def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:
         units = arrange(x.detach(), dim)
         if recorder.recording:
             site.add_gate(units)
-        site.add_evidence(units, recorder.step, recorder.window)
+        site.add_evidence(units, recorder.step)
+
+
+def own(x: Tensor | None, recorder: Recorder) -> Tensor | None:
+    """What this rank has of a tensor, where layers are divided among ranks."""
+    return x if x is None or recorder.parallel is None else local(x)
 
 
 @contextlib.contextmanager

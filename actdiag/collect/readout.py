@@ -1,10 +1,10 @@
-"""From device sums to a Snapshot: one copy a device, then plain float64 arithmetic on the host."""
+"""From the sums on the devices to the Tally of this rank: one copy a device, then plain numbers on the host."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actdiag.collect.histogram import finish_histogram
-from actdiag.collect.parameters import ParameterRecord, pack_record
+from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.records import ParameterRecord, pack_record
 from actdiag.collect.site import Site
-from actdiag.snapshot import ParameterState, ParameterStats, SiteStats
-
-_CLIP_ROUNDING = 1e-6
-"""Two norms of the same float32 gradient differ by less."""
+from actdiag.collect.tally import SUMS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally, Times
 
 Numbers = NDArray[np.float64]
+Groups = Mapping[str, Mapping[str, Numbers]]
 Fetched = dict[str, dict[str, dict[str, Numbers]]]
 """Owner (site or parameter) -> group -> name -> numbers."""
+
+_SUMS_OF = {
+    "moments": {"zeros": "zeros", "nonfinite": "nonfinite"},
+    "gate": {"n": "gate_n", "gate": "gate", "low": "gate_low", "high": "gate_high"},
+    "gradient": {"n": "grad_n", "squares": "grad_squares", "zeros": "grad_zeros", "nonfinite": "grad_nonfinite"},
+}
+"""Group of the device sums -> name there -> name of the sum in a Tally."""
+_COUNTED_IN = {"moments": "ran", "gate": "gates", "gradient": "gradients"}
 
 
 class Readout:
@@ -57,19 +63,24 @@ def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.ndim == 1 else x.reshape(-1)
 
 
-def queue_site(out: Readout, site: Site) -> None:
+def owner_of(key: str, index: int) -> str:
+    """Under which the numbers of a site travel."""
+    return f"{key}#{index}"
+
+
+def queue_site(out: Readout, owner: str, site: Site) -> None:
     """Queue everything a site has added up."""
     groups = {"moments": site.moments, "gate": site.gate, "gradient": site.gradient}
     for group, sums in groups.items():
         if sums is not None:
             for name, tensor in zip(sums._fields, sums, strict=True):
-                out.add(site.name, group, name, tensor)
+                out.add(owner, group, name, tensor)
     for name, octaves in (("activation", site.octaves), ("gradient", site.gradient_octaves)):
         if octaves is not None:
-            out.add(site.name, "octaves", name, octaves)
-    if site.evidence is not None:
-        out.add(site.name, "evidence", "ages", site.evidence.ages_3C)
-        out.add(site.name, "evidence", "open", site.evidence.open_C + site.evidence.open_before_C)
+            out.add(owner, "octaves", name, octaves)
+    if site.recent is not None and site.recent.times()[0].size:
+        out.add(owner, "recent", "opens", site.recent.opens_C)
+        out.add(owner, "recent", "last", site.recent.last_C)
 
 
 def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
@@ -77,156 +88,119 @@ def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
     for record in records:
         for name, tensor in pack_record(record).items():
             out.add(record.name, "parameter", name, tensor)
+        for name, tensor in record.pieces.items():
+            out.add(record.name, "piece", name, tensor)
 
 
-def finish_site(site: Site, fetched: Fetched, *, step: int, loss_scale: float | None) -> SiteStats:
-    """SiteStats from the host numbers of one site. `loss_scale`: of its gradient; None if that cannot be told."""
-    groups = fetched.get(site.name, {})
-    values: dict[str, Any] = {"n": site.elements, "samples": site.samples}
-    if "moments" in groups:
-        with np.errstate(over="ignore", invalid="ignore"):  # the square of a double can be infinite
-            values |= _from_moments(groups["moments"])
-    if "gate" in groups:
-        values |= _from_gate(groups["gate"], site)
-    if "gradient" in groups:
-        values |= _from_gradient(groups["gradient"], loss_scale)
-    if "evidence" in groups:
-        values |= _from_evidence(groups["evidence"], site, step)
-    octaves = groups.get("octaves", {})
-    if "activation" in octaves:
-        values["histogram"] = finish_histogram(octaves["activation"])
-    histogram = finish_histogram(octaves["gradient"]) if "gradient" in octaves and loss_scale is not None else None
-    if histogram is not None and loss_scale is not None:
-        values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(loss_scale)))
-    return SiteStats(kind=site.kind, role=site.role, order=site.order, **values)
+def count_up(
+    sites: Sequence[tuple[str, int, Site]],
+    records: Sequence[ParameterRecord],
+    fetched: Fetched,
+    *,
+    site_scales: Sequence[float | None],
+    record_scales: Sequence[float | None],
+) -> Tally:
+    """The Tally of this rank, from what was copied. Scales: of the gradients; None if that cannot be told."""
+    layout = Layout(
+        tuple(_site_row(key, index, site, fetched) for key, index, site in sites),
+        tuple(ParameterRow(record.name, record.part) for record in records),
+    )
+    tally = Tally.empty(layout)
+    units, watched = iter(_parts(layout.units_at())), iter(_parts(layout.watched_at()))
+    times: list[Times | None] = []
+    for i, ((key, index, site), scale) in enumerate(zip(sites, site_scales, strict=True)):
+        groups = fetched.get(owner_of(key, index), {})
+        _add_site(tally, i, groups, site)
+        _add_units(tally, next(units), next(watched), groups)
+        tally.scale_S[i] = (np.nan if scale is None else scale) if "gradient" in groups else 0.0
+        times.append(site.recent.times() if site.recent is not None and "recent" in groups else None)
+    pieces: dict[Piece, Numbers] = {}
+    for i, (record, scale) in enumerate(zip(records, record_scales, strict=True)):
+        groups = fetched.get(record.name, {})
+        _add_record(tally, i, record, groups.get("parameter", {}), scale)
+        pieces |= _pieces(record, groups.get("piece", {}), scale)
+    return replace(tally, times=tuple(times), pieces=pieces)
 
 
-def _from_moments(m: Mapping[str, Numbers]) -> dict[str, Any]:
-    """Layer numbers from unit numbers; None where no element is finite."""
-    values: dict[str, Any] = {"units": int(m["n_C"].size), "nonfinite": int(m["nonfinite"])}
-    n_C, n = m["n_C"], float(m["n_C"].sum())
-    if n == 0:
-        return values
-    mean = float((n_C * m["mean_C"]).sum() / n)
-    variance = float((m["m2_C"].sum() + (n_C * np.square(m["mean_C"] - mean)).sum()) / n)
-    seen = n_C > 0
-    square_C = m["m2_C"][seen] / n_C[seen] + m["mean_C"][seen] ** 2
-    energy = float(square_C.sum())
-    return values | {
-        "mean": mean,
-        "std": math.sqrt(variance),
-        "rms": math.sqrt(variance + mean * mean),
-        "low": float(m["low_C"].min()),
-        "high": float(m["high_C"].max()),
-        "zero_fraction": float(m["zeros"]) / n,
-        "mean_energy": float((m["mean_C"][seen] ** 2).sum()) / energy if energy > 0 else None,
-    }
-
-
-def _from_gate(g: Mapping[str, Numbers], site: Site) -> dict[str, Any]:
-    n = float(g["n"])
-    if n == 0 or site.facts is None:
-        return {}
-    values: dict[str, Any] = {"gate_mean": float(g["gate"]) / n if site.facts.gate is not None else None}
-    low, high = float(g["low"]) / n, float(g["high"]) / n
-    if site.facts.bounded:
-        values["saturated_low"] = low if site.facts.saturated_low is not None else None
-        values["saturated_high"] = high if site.facts.saturated_high is not None else None
-        values["saturated_fraction"] = low + high
-    return values
-
-
-def _from_gradient(g: Mapping[str, Numbers], loss_scale: float | None) -> dict[str, Any]:
-    n = float(g["n"])
-    values: dict[str, Any] = {"grad_nonfinite": int(g["nonfinite"])}
-    if n == 0:
-        return values
-    return values | {
-        "grad_rms": None if loss_scale is None else math.sqrt(float(g["squares"]) / n) / loss_scale,
-        "grad_zero_fraction": float(g["zeros"]) / n,
-    }
-
-
-def _from_evidence(e: Mapping[str, Numbers], site: Site, step: int) -> dict[str, Any]:
-    if site.evidence is None or site.ledger is None:
-        return {}
-    verdict = site.ledger.judge(e["ages"], e["open"], site.evidence, step)
-    dead = verdict.count("d")
+def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> dict[Piece, Numbers]:
+    """Gradients to which other ranks will add theirs, without the loss scale."""
+    scales = {"grad": scale if record.scaled else 1.0, "clipped": scale if record.clipped_scaled else 1.0}
+    shard = record.term.shard if record.term is not None else ""
     return {
-        "units": len(verdict.states),
-        "dead_units": dead,
-        "dead_fraction": None if dead is None else dead / len(verdict.states),
-        "suspect_units": verdict.count("s"),
-        "rare_units": verdict.count("r"),
-        "revived_units": verdict.count("v"),
-        "evidence_samples": verdict.evidence_samples,
-        "first_death_step": verdict.first_death_step,
-        "unit_states": verdict.states,
+        Piece(value, record.name, shard): values / over
+        for value, values in own.items()
+        if (over := scales[value]) is not None
     }
 
 
-def _own(record: ParameterRecord, fetched: Fetched) -> dict[str, float]:
-    return {name: float(value) for name, value in fetched.get(record.name, {}).get("parameter", {}).items()}
+def _parts(bounds: Sequence[int]) -> Iterable[slice]:
+    return (slice(a, b) for a, b in pairwise(bounds))
 
 
-def finish_parameter(record: ParameterRecord, fetched: Fetched, *, loss_scale: float | None) -> ParameterStats:
-    """ParameterStats from the host numbers of one parameter. A norm of non-finite values is infinite."""
-    own = _own(record, fetched)
-    grad = own.get("grad_squares", own.get("clipped_squares")) if record.has_grad else None
-    scaled = record.scaled if "grad_squares" in own else record.clipped_scaled
-    zeros = own["grad_zeros"] + record.absent if "grad_zeros" in own else None
-    update, base = own.get("update_squares"), own.get("base_squares")
+def _site_row(key: str, index: int, site: Site, fetched: Fetched) -> SiteRow:
+    groups = fetched.get(owner_of(key, index), {})
+    units = groups["moments"]["n_C"].size if "moments" in groups else 0
+    watched = groups["recent"]["last"].size if "recent" in groups else 0
+    return SiteRow(key, index, site.kind, site.role, units, watched, _ends(site.facts))
+
+
+def _ends(facts: ActivationFacts | None) -> str:
+    if facts is None:
+        return ""
+    told = {
+        "g": facts.gate is not None,
+        "b": facts.bounded,
+        "l": facts.saturated_low is not None,
+        "h": facts.saturated_high is not None,
+    }
+    return "".join(letter for letter, holds in told.items() if holds)
+
+
+def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
+    row = tally.sums_SK[i]
+    for group, names in _SUMS_OF.items():
+        if group in groups:
+            row[SUMS.index(_COUNTED_IN[group])] = 1
+            for name, column in names.items():
+                row[SUMS.index(column)] = groups[group][name]
+    row[SUMS.index("elements")], row[SUMS.index("samples")] = site.elements, site.samples
+    for side, name in enumerate(("activation", "gradient")):
+        if name in groups.get("octaves", {}):
+            tally.octaves_S2O[i, side] = groups["octaves"][name]
+    if "moments" in groups:
+        tally.low_S[i], tally.high_S[i] = groups["moments"]["low_C"].min(), groups["moments"]["high_C"].max()
+
+
+def _add_units(tally: Tally, units: slice, watched: slice, groups: Groups) -> None:
+    if "moments" in groups:
+        for column in ("n_C", "mean_C", "m2_C"):
+            getattr(tally, column)[units] = groups["moments"][column]
+    if "recent" in groups:
+        tally.opens_W[watched], tally.last_W[watched] = groups["recent"]["opens"], groups["recent"]["last"]
+
+
+def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> None:
+    tally.flags_PF[i] = record.requires_grad, record.in_optimizer, record.has_grad
+    if record.copied:  # another rank has the same part, and tells of it
+        return
     values = {
-        "weight_norm": _norm(own.get("weight_squares")),
-        "grad_norm": _norm(grad, over=loss_scale if scaled else 1.0),
-        "grad_zero_fraction": zeros / record.elements if zeros is not None and record.elements else None,
-        "update_ratio": _norm(update / base) if update is not None and base else None,
+        "weight": own.get("weight_squares"),
+        "clipped": _unscaled(own.get("clipped_squares"), scale if record.clipped_scaled else 1.0),
+        "update": own.get("update_squares"),
+        "base": own.get("base_squares"),
     }
-    return ParameterStats(state=_state(record, zeros), **values)
+    values["grad"] = (
+        _unscaled(own["grad_squares"], scale if record.scaled else 1.0) if "grad_squares" in own else values["clipped"]
+    )
+    if "grad_zeros" in own:
+        values |= {"zeros": own["grad_zeros"] + record.absent, "elements": np.float64(record.elements)}
+    for name, value in values.items():
+        if value is not None and (record.has_grad or name not in _OF_GRADIENTS):
+            tally.values_PV[i, VALUES.index(name)], tally.known_PV[i, VALUES.index(name)] = value, True
 
 
-def _norm(squares: float | None, *, over: float | None = 1.0) -> float | None:
-    if squares is None or over is None:
-        return None
-    return math.sqrt(squares) / over if math.isfinite(squares) else math.inf
+_OF_GRADIENTS = ("grad", "clipped", "zeros", "elements")
 
 
-def _state(record: ParameterRecord, zeros: float | None) -> ParameterState:
-    if not record.requires_grad:
-        return "frozen"
-    if not record.in_optimizer:
-        return "not_in_optimizer"
-    if not record.has_grad:
-        return "no_grad"
-    return "zero_grad" if zeros == record.elements else "trained"
-
-
-def total_norms(
-    records: Sequence[ParameterRecord], fetched: Fetched, over: Callable[[ParameterRecord], float | None]
-) -> tuple[float | None, float | None]:
-    """Total gradient norm before clipping, and the clip coefficient; None where no gradient was seen.
-
-    `over`: by what a parameter's gradient is multiplied; where that cannot be told, there is no total.
-    """
-    before = after = 0.0
-    seen = False
-    for record in records:
-        own = _own(record, fetched)
-        if not record.has_grad or "clipped_squares" not in own:
-            continue
-        loss_scale = over(record)
-        if loss_scale is None:
-            return None, None
-        clipped = own["clipped_squares"] / (loss_scale**2 if record.clipped_scaled else 1.0)
-        unclipped = (
-            own["grad_squares"] / (loss_scale**2 if record.scaled else 1.0) if "grad_squares" in own else clipped
-        )
-        before += unclipped
-        after += clipped
-        seen = True
-    if not seen:
-        return None, None
-    clip = math.sqrt(after / before) if 0 < before < math.inf and math.isfinite(after) else None
-    if clip is not None and abs(clip - 1) < _CLIP_ROUNDING:
-        clip = 1.0
-    return _norm(before), clip
+def _unscaled(squares: Any, scale: float | None) -> Any:
+    return None if squares is None or scale is None else squares / scale**2

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from actdiag.collect.collector import Collector
 from actdiag.collect.saved import items, mapping, whole
+from actdiag.collect.site import Site
 from actdiag.collect.sites import named_modules
 from actdiag.collect.units import UnitEvidence, UnitLedger
 from actdiag.snapshot import Role
@@ -33,7 +34,7 @@ class SavedSite:
     @property
     def units(self) -> int | None:
         """How many units there is evidence about."""
-        return None if self.evidence is None else self.evidence.ages_3C.shape[1]
+        return None if self.evidence is None else self.evidence.units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +48,33 @@ class SavedSites:
 
 
 def collector_state(collector: Collector) -> dict[str, Any]:
-    """What is known of the sites, as plain values and tensors of the host."""
-    modules = {target.name for target in collector.targets}
+    """What is known of the sites, as plain values and tensors of the host.
+
+    With what was observed since the last recorded step, unless that is known of one rank of several only.
+    """
     ordered = sorted(collector.sites.items(), key=lambda item: item[1].order)
     return {
-        "sites": [
-            {
-                "key": key,
-                "index": index,
-                "name": site.name,
-                "kind": site.kind,
-                "role": site.role,
-                "function": key.removesuffix(":in") not in modules,
-                "evidence": None if site.evidence is None else site.evidence.state(),
-                "ledger": None if site.ledger is None else site.ledger.state(),
-            }
-            for (key, index), site in ordered
-        ],
+        "sites": [_site_state(collector, key, index, site) for (key, index), site in ordered],
         "dims": [[key, ndim, dim] for key, (ndim, dim) in collector.dims.known.items()],
         "scoped": collector.needs_scope,
-        "frozen": collector.frozen_names,
+        "frozen": collector.memory.frozen,
+    }
+
+
+def _site_state(collector: Collector, key: str, index: int, site: Site) -> dict[str, Any]:
+    known = collector.memory.of(key, index)
+    seen = None if site.recent is None or collector.memory.shared else site.recent.openings()
+    if seen is not None:
+        known = collector.memory.with_seen(known, seen)
+    return {
+        "key": key,
+        "index": index,
+        "name": known.name,
+        "kind": site.kind,
+        "role": site.role,
+        "function": key.removesuffix(":in") not in {target.name for target in collector.targets},
+        "evidence": None if known.evidence is None else known.evidence.state(),
+        "ledger": None if known.ledger is None else known.ledger.state(),
     }
 
 
@@ -91,7 +99,7 @@ def _site(raw: Mapping[str, Any], window: int) -> SavedSite:
     evidence = ledger = None
     if raw.get("evidence") is not None:
         evidence = UnitEvidence.restored(mapping(raw, "evidence"), window)
-        ledger = UnitLedger.restored(mapping(raw, "ledger"), evidence.ages_3C.shape[1])
+        ledger = UnitLedger.restored(mapping(raw, "ledger"), evidence.units)
     return SavedSite(
         key=raw["key"],
         index=whole(raw, "index"),
@@ -127,25 +135,27 @@ def resume_sites(collector: Collector, saved: SavedSites, known: Iterable[SavedS
     not seen what came after it.
     """
     known = list(known)
-    for site in collector.sites.values():
-        site.evidence = site.ledger = None
-    sites = [collector.site(one.key, one.index, kind=one.kind, role=one.role, facts=None) for one in known]
-    for one, site in zip(known, sites, strict=True):  # a second call renames the first: names come after all are made
-        site.name, site.role = one.name, one.role
+    collector.told()
+    for old in collector.memory.known.values():
+        old.evidence = old.ledger = None
+    for one in known:
+        site = collector.site(one.key, one.index, kind=one.kind, role=one.role, facts=None)
+        remembered = collector.memory.of(one.key, one.index)
+        site.role, remembered.name = one.role, one.name
         if one.evidence is not None and one.ledger is not None:
-            site.evidence, site.ledger = one.evidence, one.ledger
+            remembered.evidence, remembered.ledger = one.evidence, one.ledger
     collector.dims.known = {**saved.dims, **collector.dims.known}
     collector.needs_scope = collector.needs_scope or saved.scoped
-    collector.frozen_names = collector.frozen_names or saved.frozen
+    collector.memory.frozen = collector.memory.frozen or saved.frozen
 
 
 def other_widths(collector: Collector, known: Iterable[SavedSite]) -> list[str]:
     """The sites that have run since and have another number of units than was saved: they begin anew."""
     changed = []
     for one in known:
-        site = collector.sites.get((one.key, one.index))
-        if site is None or site.moments is None or site.evidence is None or one.units is None:
+        site, now = collector.sites.get((one.key, one.index)), collector.memory.of(one.key, one.index)
+        if site is None or site.moments is None or now.evidence is None or one.units is None:
             continue
-        if site.evidence.ages_3C.shape[1] != one.units:
-            changed.append(site.name)
+        if now.evidence.units != one.units:
+            changed.append(now.name)
     return changed

@@ -14,11 +14,6 @@ import torch
 from torch import Tensor
 
 
-def host(x: Tensor) -> Tensor:
-    """A copy on the host, that later observations do not change."""
-    return x.detach().to("cpu", copy=True)
-
-
 def saved_tensor(state: Mapping[str, Any], name: str, dtype: torch.dtype, shape: Sequence[int] | None = None) -> Tensor:
     """A tensor of a saved state, copied to the host. Raises ValueError for anything else, and for another shape."""
     value = state.get(name)

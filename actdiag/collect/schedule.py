@@ -96,7 +96,7 @@ class Budget:
         held = self._interval[mode]
         self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
 
-    def interval(self, mode: Literal["watch", "record"], configured: int) -> int:
+    def interval(self, mode: str, configured: int) -> int:
         """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
         if self._max_overhead is None:
             return configured
@@ -114,6 +114,15 @@ class Schedule:
         self._next = {"watch": options.start_step, "record": options.start_step}
         self._due_before = dict(self._next)
         self._decided = -1
+        self._agreed: dict[str, int] | None = None
+
+    def wanted(self) -> dict[str, int]:
+        """The intervals that the budget asks for now: record and watch."""
+        return {mode: self.budget.interval(mode, configured) for mode, configured in self._configured().items()}
+
+    def agree(self, intervals: Mapping[str, int] | None) -> None:
+        """Ranks that merge keep to intervals they have agreed on, whatever each one's clock says; None: no more."""
+        self._agreed = None if intervals is None else dict(intervals)
 
     def decide(self, step: int) -> Mode:
         """How the step that begins now is to be observed; called once for each step, in order."""
@@ -152,13 +161,13 @@ class Schedule:
         schedule.budget.load(mapping(state, "budget"))
         return schedule
 
-    def _configured(self) -> dict[str, int]:
+    def _configured(self) -> dict[Literal["watch", "record"], int]:
         return {"watch": self._options.watch_every_n_steps, "record": self._options.log_every_n_steps}
 
     def _due(self, mode: Literal["watch", "record"], step: int, configured: int) -> bool:
         if step < self._next[mode]:
             return False
-        interval = self.budget.interval(mode, configured)
+        interval = self._agreed[mode] if self._agreed is not None else self.budget.interval(mode, configured)
         grid = -(-interval // configured) * configured  # a lengthened interval stays on the configured grid
         start = self._options.start_step
         self._next[mode] = start + ((step - start) // grid + 1) * grid

@@ -1,8 +1,6 @@
-"""What is being added up at one site: accumulators of one step, and evidence about units over many."""
+"""What is being added up at one site: accumulators of one step, and openings of units since the last recorded one."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,15 +19,17 @@ from actdiag.collect.moments import (
     measure_gradient,
     merge,
 )
-from actdiag.collect.units import UnitEvidence, UnitLedger, count_open
-from actdiag.names import call_name
+from actdiag.collect.parallel import Place
+from actdiag.collect.recent import Recent
+from actdiag.collect.units import count_open
 from actdiag.snapshot import Role
 
 
 class Site:
     """One place where a tensor is observed. Holds sums, never a tensor of the user's.
 
-    `traced`: its running call is one inside code that torch.compile has traced.
+    `traced`: its running call is one inside code that torch.compile has traced. `place`: which part of a layer it is,
+    where layers are divided among ranks.
     """
 
     def __init__(self, name: str, kind: str, role: Role, facts: ActivationFacts | None) -> None:
@@ -38,12 +38,12 @@ class Site:
         self.role = role
         self.facts = facts
         self.traced = False
-        self.evidence: UnitEvidence | None = None
-        self.ledger: UnitLedger | None = None
+        self.recent: Recent | None = None
+        self.place: Place | None = None
         self.clear()
 
     def clear(self) -> None:
-        """Forget the step, keep the evidence."""
+        """Forget the step, keep what was observed of the units."""
         self.order = 0
         self.elements = 0
         self.samples = 0
@@ -77,15 +77,13 @@ class Site:
         part = measure_gate(read.units_last(), self.facts)
         self.gate = part if self.gate is None else add_gates(self.gate, part)
 
-    def add_evidence(self, read: Units, step: int, window: int) -> None:
-        """Add one call to the evidence about units."""
+    def add_evidence(self, read: Units, step: int) -> None:
+        """Add one call to what was observed of the units since the last recorded step."""
         if self.facts is None or not self.facts.can_close:
             return
-        if self.evidence is None or read.units != self.evidence.ages_3C.shape[1]:
-            # Another number of units is another layer: what was known of the old ones says nothing of these.
-            self.evidence = UnitEvidence.empty(read.units, read.x.device, window)
-            self.ledger = UnitLedger(read.units)
-        self.evidence.observe(count_open(read, self.facts), read.samples, step)
+        if self.recent is None or read.units != self.recent.units:
+            self.recent = Recent(read.units, read.x.device)
+        self.recent.observe(count_open(read, self.facts), read.samples, step)
 
     def add_gradient(self, g: Tensor, *, histogram: bool) -> None:
         """Add one backward's gradient. Under create_graph the gradient has a graph: none of it is kept."""
@@ -102,17 +100,6 @@ class Site:
 def is_tanh(facts: ActivationFacts | None) -> bool:
     """Whether an activation is tanh, which is half of a GELU that is written out: multiplied with 1 added to it."""
     return facts is not None and facts.name == "Tanh"
-
-
-def name_calls(sites: Mapping[tuple[str, int], Site]) -> None:
-    """Number the calls of each module that count; passes without gradients before them have no number."""
-    calls: dict[str, list[Site]] = {}
-    for (key, _), site in sorted(sites.items(), key=lambda item: item[0][1]):
-        if site.moments is not None:
-            calls.setdefault(key, []).append(site)
-    for key, counted in calls.items():
-        for index, site in enumerate(counted):
-            site.name = call_name(key, index, several=len(counted) > 1)
 
 
 def squashes(facts: ActivationFacts | None) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,9 +25,14 @@ _PASSIVE = (
     nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.Upsample, nn.Fold, nn.Unfold,
     nn.modules.loss._Loss, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,
 )  # fmt: skip
+# Layers by their class: FSDP1 takes the parameters out of them.
+_WEIGHTED = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd, nn.RNNBase)
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _WRAPPER_CLASSES = ("DistributedDataParallel", "DataParallel")
+_INNER = {**dict.fromkeys(_WRAPPER_CLASSES, "module"), "_FabricModule": "_forward_module"}
+"""Under which attribute a wrapper has the model; torch.compile's has it as `_orig_mod`."""
 UNHOOKABLE = (torch.jit.ScriptModule,)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,9 @@ def named_models(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel or torch.compile."""
+    """The model inside DistributedDataParallel, torch.compile or what Fabric's `setup` returns."""
     while True:
-        name = "module" if type(module).__name__ in _WRAPPER_CLASSES else "_orig_mod"
-        inner = getattr(module, name, None)
+        inner = getattr(module, _INNER.get(type(module).__name__, "_orig_mod"), None)
         if not isinstance(inner, nn.Module):
             return module
         module = inner
@@ -81,12 +85,26 @@ def named_modules(models: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]
     found = []
     seen: set[nn.Module] = set()
     for prefix, model in models.items():
-        for path, module in unwrap(model).named_modules(seen):
-            if isinstance(module, parametrize.ParametrizationList) or ".parametrizations." in f".{path}.":
-                continue
-            name = clean_name(path)
+        inner = unwrap(model)
+        modules = [
+            (path, module)
+            for path, module in inner.named_modules(seen)
+            if not isinstance(module, parametrize.ParametrizationList) and ".parametrizations." not in f".{path}."
+        ]
+        for name, module in clean_names(inner, modules):
             found.append((".".join(part for part in (prefix, name) if part), module))
     return found
+
+
+def clean_names(model: nn.Module, named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """What is inside a model under the name its author gave it: `module.` of a wrapper within is left out too."""
+    wrappers = [path for path, module in model.named_modules() if type(module).__name__ in _WRAPPER_CLASSES]
+    for path, value in named:
+        for wrapper in reversed(wrappers):
+            front = f"{wrapper}." if wrapper else ""
+            if path == f"{front}module" or path.startswith(f"{front}module."):
+                path = front + path.removeprefix(f"{front}module").removeprefix(".")
+        yield clean_name(path.removesuffix(".")), value
 
 
 def discover(
@@ -152,7 +170,7 @@ def _computes(module: nn.Module, *, is_root: bool, own: dict[Any, ActivationFact
 
 def _target(name: str, module: nn.Module, own: dict[Any, ActivationFacts]) -> Target:
     facts = module_facts(module, own)
-    weighted = next(module.parameters(), None) is not None
+    weighted = next(module.parameters(), None) is not None or isinstance(module, _WEIGHTED)
     role: Role = "layer" if weighted else "other"
     if facts is not None:
         role = "activation"

@@ -171,8 +171,16 @@ class Hook:
 
 
 def traceable(value: Any) -> Tensor | None:
-    """The primary tensor of a traced output or input, of those that an operator can be given."""
-    return find_tensor(value, _is_plain)
+    """The primary tensor of a traced output or input, of those that an operator can be given; of a DTensor this rank's
+    part, which has no gradient of its own."""
+    found = find_tensor(value, _is_plain)
+    if found is None and (divided := find_tensor(value, _is_divided)) is not None:
+        found = divided.detach().to_local()  # type: ignore[attr-defined]
+    return found
+
+
+def _is_divided(x: Tensor) -> bool:
+    return type(x).__name__ == "DTensor"  # what is traced has no attribute `to_local` before it is called
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -1,21 +1,20 @@
 """Evidence about units: when did each one last open, on how many samples, and what follows from it.
 
-On the device, per site: three ages since the unit's gate last opened (in samples, in observations, in steps)
-and how many samples opened it. On the host the ages
-become states. Evidence and what is remembered of deaths survive in plain values (`state`, `restored`), so that a
-resumed run goes on where it was.
+What is observed between two recorded steps is counted on the device (`Recent`); a recorded step joins the ranks and
+adds it to the evidence here, on the host, where it becomes states. Evidence and what is remembered of deaths survive
+in plain values (`state`, `restored`), so that a resumed run goes on where it was.
 
 Why silence and not zeros: with 20 % of the units truly dead a batch of 8 shows 21 % silent units and a batch of
 1 shows 61 %; only silence over a window of samples is evidence. After n silent samples the firing rate is below
 3/n with 95 % confidence (rule of three).
 
-Legend: C units, S samples.
+Legend: C units, T observations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.layout import Units
-from actdiag.collect.saved import host, saved_tensor, whole
+from actdiag.collect.recent import Openings
+from actdiag.collect.saved import saved_tensor, whole
 
 RARE_RATE = 0.01
 """A unit that opens on fewer samples is rare. Source: SageMaker Debugger's DeadRelu, active < 1 % of the time."""
@@ -46,72 +46,72 @@ def count_open(units: Units, facts: ActivationFacts) -> Tensor:
     return units.samples - closed.sum(units.reduced)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class UnitEvidence:
-    """What has been observed of the units of one site, on the device; counters of the host beside it."""
+    """What has been observed of the units of one site until the last recorded step. Plain numbers on the host.
 
-    ages_3C: Tensor
-    open_C: Tensor
-    open_before_C: Tensor
+    `ages_3C`: samples, observations and steps since a unit last opened. `open_C` and `open_before_C` count the samples
+    that opened it in the running block of observations and in the one before; `block` has their samples. A block ends
+    with the first recorded step at which it has a window of samples.
+    """
+
+    ages_3C: NDArray[np.float64]
+    open_C: NDArray[np.float64]
+    open_before_C: NDArray[np.float64]
     window: int
     samples: int = 0
     observations: int = 0
-    block: list[int] = field(default_factory=lambda: [0, 0])
-    _last_step: int | None = None
-    _grown: tuple[tuple[int, int], Tensor] | None = None
+    block: tuple[int, int] = (0, 0)
+    last_step: int | None = None
 
     @staticmethod
-    def empty(count: int, device: torch.device, window: int) -> UnitEvidence:
+    def empty(count: int, window: int) -> UnitEvidence:
         """No evidence yet about `count` units."""
-        dtype = _dtype(device)
-        return UnitEvidence(
-            ages_3C=torch.zeros(3, count, dtype=dtype, device=device),
-            open_C=torch.zeros(count, dtype=dtype, device=device),
-            open_before_C=torch.zeros(count, dtype=dtype, device=device),
-            window=window,
+        none_C = np.zeros(count)
+        return UnitEvidence(ages_3C=np.zeros((3, count)), open_C=none_C, open_before_C=none_C, window=window)
+
+    @property
+    def units(self) -> int:
+        return len(self.open_C)
+
+    def absorb(self, seen: Openings) -> UnitEvidence:
+        """With what has been observed since, by one rank or by several together."""
+        if not len(seen.stamps_T):
+            return self
+        total = int(seen.samples_T.sum())
+        turned = self.block[0] >= self.window
+        open_C, before_C = (0.0, self.open_C) if turned else (self.open_C, self.open_before_C)
+        done, before = (0, self.block[0]) if turned else self.block
+        return replace(
+            self,
+            ages_3C=self._ages(seen),
+            open_C=open_C + seen.opens_C,
+            open_before_C=before_C,
+            block=(done + total, before),
+            samples=self.samples + total,
+            observations=self.observations + len(seen.stamps_T),
+            last_step=int(seen.steps_T[-1]),
         )
 
-    def observe(self, open_C: Tensor, samples: int, step: int) -> None:
-        """Add one batch in which `open_C` of `samples` samples opened each unit. No synchronization."""
-        if self.ages_3C.device != open_C.device:  # restored evidence begins on the host
-            self.move(open_C.device)
-        if self.block[0] >= self.window:
-            self.open_before_C, self.open_C = self.open_C, torch.zeros_like(self.open_C)
-            self.block = [0, self.block[0]]
-        steps = step - self._last_step if self._last_step is not None else 1
-        self.ages_3C.add_(self._growth(samples, steps)).masked_fill_(open_C > 0, 0)
-        self.open_C.add_(open_C)
-        self.block[0] += samples
-        self.samples += samples
-        self.observations += 1
-        self._last_step = step
-
-    def _growth(self, samples: int, steps: int) -> Tensor:
-        """By how much every age grows, [3, 1]; kept, since it is nearly always the same."""
-        key = samples, steps
-        if self._grown is None or self._grown[0] != key:
-            values = [[float(samples)], [1.0], [float(steps)]]
-            self._grown = key, torch.tensor(values, dtype=self.ages_3C.dtype, device=self.ages_3C.device)
-        return self._grown[1]
-
-    def move(self, device: torch.device) -> None:
-        """Go on on another device."""
-        dtype = _dtype(device)
-        self.ages_3C = self.ages_3C.to(device, dtype)
-        self.open_C = self.open_C.to(device, dtype)
-        self.open_before_C = self.open_before_C.to(device, dtype)
-        self._grown = None
+    def _ages(self, seen: Openings) -> NDArray[np.float64]:
+        """What was silent throughout grows older by everything; else by what came after it last opened."""
+        steps_T, n = seen.steps_T, len(seen.stamps_T)
+        since = steps_T[0] - 1 if self.last_step is None else self.last_step
+        growth = np.array([[seen.samples_T.sum()], [n], [steps_T[-1] - since]], dtype=np.float64)
+        after_3T = np.array([seen.samples_T.sum() - seen.samples_T.cumsum(), np.arange(n)[::-1], steps_T[-1] - steps_T])
+        at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
+        return np.where(seen.last_C > 0, after_3T[:, at_C], self.ages_3C + growth)
 
     def state(self) -> dict[str, Any]:
         """Everything known, as plain values and tensors of the host."""
         return {
-            "ages": host(self.ages_3C),
-            "open": host(self.open_C),
-            "open_before": host(self.open_before_C),
+            "ages": torch.tensor(self.ages_3C),
+            "open": torch.tensor(self.open_C),
+            "open_before": torch.tensor(self.open_before_C),
             "samples": self.samples,
             "observations": self.observations,
             "block": list(self.block),
-            "last_step": self._last_step,
+            "last_step": self.last_step,
         }
 
     @staticmethod
@@ -123,20 +123,17 @@ class UnitEvidence:
         block = state.get("block")
         if not isinstance(block, list) or len(block) != 2:
             raise ValueError(f"block cannot be {block!r:.40}")
+        first, second = (whole({"block": size}, "block") for size in block)
         return UnitEvidence(
-            ages_3C=ages,
-            open_C=saved_tensor(state, "open", torch.float64, shape=ages.shape[1:]),
-            open_before_C=saved_tensor(state, "open_before", torch.float64, shape=ages.shape[1:]),
+            ages_3C=ages.numpy(),
+            open_C=saved_tensor(state, "open", torch.float64, shape=ages.shape[1:]).numpy(),
+            open_before_C=saved_tensor(state, "open_before", torch.float64, shape=ages.shape[1:]).numpy(),
             window=window,
             samples=whole(state, "samples"),
             observations=whole(state, "observations"),
-            block=[whole({"block": size}, "block") for size in block],
-            _last_step=whole(state, "last_step", none=True),
+            block=(first, second),
+            last_step=whole(state, "last_step", none=True),
         )
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,7 @@ class UnitLedger:
         ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
         return ledger
 
-    def judge(
-        self, ages_3C: NDArray[np.float64], opened: NDArray[np.float64], evidence: UnitEvidence, step: int
-    ) -> UnitVerdict:
+    def judge(self, evidence: UnitEvidence, step: int) -> UnitVerdict:
         """States from ages and from how many samples opened each unit in the last one or two windows.
 
         dead: silent for the whole window; suspect: silent for at least 300 samples and for longer than its own
@@ -182,6 +177,7 @@ class UnitLedger:
         the samples of the last one or two windows; revived: was dead, and has opened since less than a window
         ago; alive: everything else. Dead and suspect need 16 observed batches of silence.
         """
+        ages_3C, opened = evidence.ages_3C, evidence.open_C + evidence.open_before_C
         silent = ages_3C[1] >= MIN_OBSERVATIONS
         dead = silent & (ages_3C[0] >= evidence.window)
         seen = sum(evidence.block)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from actdiag.diagnose.finding import Finding
 from actdiag.report.run import Run, worst_first
 from actdiag.report.table import COLUMNS
+from actdiag.snapshot import Snapshot
 from actdiag.write.markdown import by_weight, escape, escape_line, evidence_line, findings_markdown
 from actdiag.write.plain import plain
 
@@ -26,7 +27,15 @@ def headline(run: Run) -> str:
     how = f"{_count(len(last.sites), 'site')}; {_count(found, 'open finding') if found else 'no open finding'}"
     if not last.sites:
         how = f"0 of {_count(last.sites_selected, 'site')} ran in training mode, so nothing is known of its health"
-    return f"{run.name}: {_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}; {how}"
+    steps = f"{_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}{_processes(last)}"
+    return f"{run.name}: {steps}; {how}"
+
+
+def _processes(last: Snapshot) -> str:
+    """Of how many of the processes that train together the numbers are."""
+    if last.ranks is None or last.world_size is None:
+        return ""
+    return f", {'all' if last.ranks == last.world_size else f'only {last.ranks}'} of {last.world_size} processes"
 
 
 def _count(n: int, what: str) -> str:

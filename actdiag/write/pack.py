@@ -125,7 +125,7 @@ def unpack(schema: Schema, packed: Mapping[str, NDArray[Any]], scalars: Mapping[
         for i, (name, described) in enumerate(schema.sites.items())
     }
     step_values: dict[str, Any] = {k: scalars[k] for k in tags.STEP_STATS if k in scalars}
-    for name in ("skipped_steps", "epoch"):
+    for name in ("skipped_steps", "epoch", "ranks", "world_size"):
         if name in step_values:
             step_values[name] = int(step_values[name])
     return Snapshot(

@@ -1,0 +1,169 @@
+"""How the ranks' parcels travel: one all-gather on a process group of our own, with a timeout.
+
+The group is made beside torch.distributed's own (`new_group` would wait for ranks that have no monitor, and would
+number the user's next groups differently on different ranks): ranks meet at keys of their own in the default store,
+and who finds somebody missing goes on alone. Tensors are bytes of the host, so that nothing waits for a device, and
+all are of one size, since gloo ends the process where sizes differ.
+
+Up to 64 ranks gather at once. More of them gather in blocks of 64, the first ranks of the blocks gather what these
+have joined, and share it with their block (docs/scaling.md has the table that asks for it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+
+BLOCK = 64
+"""Ranks that gather at once."""
+_SLACK = 1.25
+"""Room for what the parcels grow later; a parcel that does not fit costs a second collective."""
+_LENGTH_BYTES = 8
+
+
+class Missing(RuntimeError):
+    """Somebody did not come."""
+
+
+class Group:
+    """Ranks that gather. Everything here is collective among them."""
+
+    def __init__(self, store: Any, ranks: Sequence[int], rank: int, timeout_s: float) -> None:
+        self._store, self._ranks, self._timeout_s = store, list(ranks), timeout_s
+        self._rank = rank
+        self._me = self._ranks.index(rank)
+        self._group: Any = None
+        self._room = 0
+        self.collectives = 0
+
+    def gather(self, parcel: bytes, terms: str, step: int) -> list[memoryview]:
+        """The parcels of all, in the order of their ranks.
+
+        `terms`: what all must have agreed on. Raises Missing if somebody does not come in time, ValueError for other
+        terms, and RuntimeError where the connection breaks.
+        """
+        if self._group is None:
+            self._meet(len(parcel), terms, step)
+        try:
+            self._announce(step)
+            sizes, parcels = self._gather_once(parcel)
+            if max(sizes) > self._room:
+                self._room = int(max(sizes) * _SLACK)
+                sizes, parcels = self._gather_once(parcel)
+        except RuntimeError as error:
+            raise Missing(f"{self._who(step)}{str(error).splitlines()[0]:.160}") from error
+        return [memoryview(p)[:size] for p, size in zip(parcels, sizes, strict=True)]
+
+    def share(self, parcel: bytes | None) -> bytes:
+        """What the first rank of the group has, for all of them."""
+        first = self._me == 0
+        size = torch.tensor([len(parcel) if parcel is not None else 0])
+        self._broadcast(size)
+        body = torch.empty(int(size), dtype=torch.uint8)
+        if first and parcel is not None:
+            body = torch.frombuffer(bytearray(parcel), dtype=torch.uint8)
+        self._broadcast(body)
+        return body.numpy().tobytes()
+
+    def close(self) -> None:
+        """Leave: whoever waits for this rank hears of it at once."""
+        self._group = None
+
+    def _gather_once(self, parcel: bytes) -> tuple[list[int], list[Any]]:
+        own = torch.zeros(_LENGTH_BYTES + self._room, dtype=torch.uint8)
+        told = np.frombuffer(np.array([len(parcel)], np.uint64).tobytes() + parcel[: self._room], np.uint8)
+        own[: len(told)] = torch.from_numpy(told.copy())
+        found = [torch.empty_like(own) for _ in self._ranks]
+        self.collectives += 1
+        self._group.allgather([found], [own]).wait()
+        arrays = [one.numpy() for one in found]
+        sizes = [int(np.frombuffer(one[:_LENGTH_BYTES].tobytes(), np.uint64)[0]) for one in arrays]
+        return sizes, [one[_LENGTH_BYTES:].data for one in arrays]
+
+    def _broadcast(self, tensor: Any) -> None:
+        options = distributed.BroadcastOptions()
+        options.rootRank, options.rootTensor = 0, 0
+        self.collectives += 1
+        self._group.broadcast([tensor], options).wait()
+
+    def _meet(self, size: int, terms: str, step: int) -> None:
+        """Find the others, agree on the room, and connect."""
+        self._store.set(f"terms/{self._rank}", json.dumps([size, terms]))
+        keys = [f"terms/{rank}" for rank in self._ranks]
+        deadline, pause = time.monotonic() + self._timeout_s, 0.001
+        while not self._store.check(keys):
+            if time.monotonic() > deadline:
+                absent = [r for r, key in zip(self._ranks, keys, strict=True) if not self._store.check([key])]
+                raise Missing(f"{_named(absent)} had no monitor that merges, or had not come to step {step}")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.25)
+        found = [json.loads(value) for value in self._store.multi_get(keys)]
+        for rank, (_, theirs) in zip(self._ranks, found, strict=True):
+            if theirs != terms:
+                raise ValueError(f"rank {self._rank} has {terms}, rank {rank} has {theirs}; all must have the same")
+        self._room = int(max(size for size, _ in found) * _SLACK)
+        inner = PrefixStore("gloo", self._store)
+        timeout = timedelta(seconds=self._timeout_s)
+        self._group = distributed.ProcessGroupGloo(inner, self._me, len(self._ranks), timeout=timeout)
+
+    def _announce(self, step: int) -> None:
+        self._store.set(f"at/{self._rank}", str(step))
+
+    def _who(self, step: int) -> str:
+        """Who has not come to this step, as far as the store tells."""
+        with contextlib.suppress(Exception):
+            at = [int(self._store.get(f"at/{r}")) if self._store.check([f"at/{r}"]) else None for r in self._ranks]
+            late = [r for r, reached in zip(self._ranks, at, strict=True) if reached is None or reached < step]
+            if late:
+                return f"{_named(late)} had not come to step {step}: "
+        return ""
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+
+
+class Exchange:
+    """All ranks, in one group or in blocks. One `join` a recorded step, on every rank."""
+
+    def __init__(self, store: Any, rank: int, world: int, *, timeout_s: float, block: int = BLOCK) -> None:
+        starts = range(0, world, block)
+        mine = rank // block
+        ranks = range(mine * block, min(world, (mine + 1) * block))
+        self._block = Group(PrefixStore(f"block{mine}", store), ranks, rank, timeout_s)
+        self._several = len(starts) > 1
+        self._leaders: Group | None = None
+        if self._several and rank == ranks[0]:
+            self._leaders = Group(PrefixStore("leaders", store), starts, rank, timeout_s)
+
+    @property
+    def collectives(self) -> int:
+        """How many this rank has taken part in."""
+        return self._block.collectives + (self._leaders.collectives if self._leaders else 0)
+
+    def join(
+        self, parcel: bytes, combine: Callable[[Sequence[bytes | memoryview]], bytes], *, terms: str, step: int
+    ) -> Sequence[bytes | memoryview]:
+        """The parcels of all, some of them combined already; the same ones in the same order on every rank."""
+        told: Sequence[bytes | memoryview] = self._block.gather(parcel, terms, step)
+        if not self._several:
+            return told
+        joined = combine(told) if self._leaders is not None else None
+        if self._leaders is not None and joined is not None:
+            joined = combine(self._leaders.gather(joined, terms, step))
+        return [self._block.share(joined)]
+
+    def close(self) -> None:
+        """Leave all groups."""
+        self._block.close()
+        if self._leaders is not None:
+            self._leaders.close()

@@ -1,0 +1,163 @@
+"""The processes that train together: at each recorded step each tells the others what it has counted.
+
+Every rank takes part at the same steps whatever it has seen, joins the same parcels in the same order, and so comes to
+the same numbers. Where that ends (a rank is missing, late, killed, or at another step) it ends for good, with one
+warning, and each rank goes on with its own numbers; the training is never held up longer than `merge_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+
+from actdiag.collect.exchange import Exchange
+from actdiag.collect.memory import Memory
+from actdiag.collect.parallel import Place
+from actdiag.collect.parcel import Word, pack, unpack
+from actdiag.collect.placing import place
+from actdiag.collect.schedule import Schedule
+from actdiag.collect.tally import Tally, join
+from actdiag.config import Options
+
+logger = logging.getLogger("actdiag")
+
+_TERMS = ("log_every_n_steps", "watch_every_n_steps", "start_step", "end_step", "max_overhead", "prefix")
+"""Options that decide which steps are recorded: they must be the same on every rank."""
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process among those that train together; (0, 1) if it is alone.
+
+    Before init_process_group the launcher's environment tells (torchrun and others set RANK and WORLD_SIZE).
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    if all(text.isdecimal() for text in given) and int(given[0]) < int(given[1]):
+        return int(given[0]), int(given[1])
+    return 0, 1
+
+
+def parcels_joined(parcels: Sequence[bytes | memoryview]) -> tuple[Word, Tally]:
+    """What several ranks say, as one. Raises ValueError where they speak of different steps."""
+    words, tallies = zip(*map(unpack, parcels), strict=True)
+    steps = [word.step for word in words]
+    if len(set(steps)) > 1:
+        raise ValueError(f"the ranks are at different steps: {', '.join(map(str, steps[:8]))}")
+    word = Word(
+        step=steps[0],
+        drop=any(word.drop for word in words),
+        again=any(word.again for word in words),
+        record_steps=max(word.record_steps for word in words),
+        watch_steps=max(word.watch_steps for word in words),
+        ranks=sum(word.ranks for word in words),
+    )
+    return word, join(tallies)
+
+
+def combine(parcels: Sequence[bytes | memoryview]) -> bytes:
+    """Several parcels as one."""
+    return pack(*parcels_joined(parcels))
+
+
+class Ranks:
+    """The ranks as one of them sees them. `merging`: they still tell each other.
+
+    `idle`: this one observes nothing. `shared_by`: so many ranks have the same samples, and parts of layers.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.rank, self.world = rank_and_world() if options.distributed != "off" else (0, 1)
+        self.merging = options.distributed == "merge" and self.world > 1
+        self.idle = options.distributed == "rank0" and self.rank > 0
+        self.shared_by = 1
+        self._options = options
+        self._exchange: Exchange | None = None
+        self._told: set[str] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether what is divided among ranks is known as a whole."""
+        return self.world == 1 or self.merging
+
+    @property
+    def replicas(self) -> int:
+        """Over so many ranks the loss is a mean: what data-parallel training divides the gradients by."""
+        return self.world // self.shared_by if self._options.distributed == "merge" else 1
+
+    @property
+    def collectives(self) -> int:
+        """How many collectives of ours this rank has taken part in."""
+        return self._exchange.collectives if self._exchange is not None else 0
+
+    def join(self, word: Word, tally: Tally, places: Sequence[Place | None]) -> tuple[Word, Tally]:
+        """What all ranks have counted in this step; this rank's own if they no longer merge. Collective.
+
+        `places`: which parts of layers its sites are, where layers are divided among ranks.
+        """
+        if not self.merging:
+            return word, tally
+        try:
+            if self._exchange is None:
+                self._exchange = self._open()
+            parcel = pack(word, place(tally, places) if any(places) else tally)
+            found = parcels_joined(self._exchange.join(parcel, combine, terms=self._terms(), step=word.step))
+        except Exception as error:
+            self.leave(word.step, f"{type(error).__name__}: {error}")
+            return word, tally
+        self._tell_conflicts(found[1])
+        return found
+
+    def agree(self, schedule: Schedule, memory: Memory, word: Word | None = None) -> None:
+        """Have all ranks record and watch the same steps, by intervals that they have told each other in `word`."""
+        memory.shared = self.merging
+        if not self.merging:
+            schedule.agree(None)
+        elif word is None:
+            schedule.agree(schedule.wanted())
+        else:
+            schedule.agree({"record": word.record_steps, "watch": word.watch_steps})
+
+    def close(self) -> None:
+        """Leave the others; whoever waits for this rank hears of it."""
+        if self._exchange is not None:
+            self._exchange.close()
+
+    def _open(self) -> Exchange:
+        """Our own place in the default store: the n-th monitor of a prefix meets the n-th of the other ranks."""
+        timeout_s = self._options.merge_timeout_s
+        store: Any = distributed.distributed_c10d._get_default_store()
+        store = PrefixStore(f"actdiag/{self._options.prefix}", store.clone())
+        store.set_timeout(timedelta(seconds=timeout_s))
+        number = store.add(f"made/{self.rank}", 1)
+        return Exchange(PrefixStore(str(number), store), self.rank, self.world, timeout_s=timeout_s)
+
+    def _terms(self) -> str:
+        return ", ".join(f"{name}={getattr(self._options, name)!r}" for name in _TERMS)
+
+    def leave(self, step: int, why: str) -> None:
+        """Merge no more, with one line in the log. Not collective: the others hear of it when they next merge."""
+        if not self.merging:
+            return
+        self.merging = False
+        self.close()
+        logger.log(
+            logging.WARNING if self.rank == 0 else logging.INFO,
+            "actdiag: step %s: the processes no longer merge their statistics (%s); from now on rank %s tells what it "
+            "sees itself; the training goes on", step, why, self.rank,
+        )  # fmt: skip
+
+    def _tell_conflicts(self, tally: Tally) -> None:
+        fresh = sorted(tally.conflicts - self._told)
+        self._told |= tally.conflicts
+        if fresh and self.rank == 0:
+            logger.warning(
+                "actdiag: %s: ranks have different numbers of units, which cannot be merged; the first rank's count",
+                ", ".join(fresh),
+            )  # fmt: skip

@@ -1,0 +1,87 @@
+"""A recorded step from its sums to its Snapshot: what this rank has counted, then what is known of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actdiag.collect.collector import Collector
+from actdiag.collect.finish import finish_parameter, finish_site, total_norms
+from actdiag.collect.memory import Memory
+from actdiag.collect.parallel import Place
+from actdiag.collect.parcel import Word
+from actdiag.collect.ranks import Ranks
+from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site
+from actdiag.collect.records import ParameterRecord
+from actdiag.collect.roles import settle_roles
+from actdiag.collect.scaler import ScaleWatch
+from actdiag.collect.scales import Divisors
+from actdiag.collect.tally import Layout, Tally
+from actdiag.snapshot import Snapshot
+
+NOTHING: tuple[Tally, list[Place | None]] = (Tally.empty(Layout()), [])
+"""What is counted of a step that was not observed."""
+
+
+def count(
+    collector: Collector, records: Sequence[ParameterRecord], scaler: ScaleWatch
+) -> tuple[Tally, list[Place | None]]:
+    """What this rank has counted in the step that ends, and of which parts of layers.
+
+    Copies it to the host: the one synchronization of the step.
+    """
+    sites = collector.seen()
+    out = Readout()
+    for key, index, site in sites:
+        queue_site(out, owner_of(key, index), site)
+    queue_records(out, records)
+    scaler.queue(out)
+    fetched = out.fetch()
+    scaler.settle(fetched)
+    over = Divisors(scaler.scales.read, records)
+    tally = count_up(
+        sites,
+        records,
+        fetched,
+        site_scales=[over.at(key) for key, _, _ in sites],
+        record_scales=[over.of(record) for record in records],
+    )
+    collector.told()
+    return tally, [site.place for _, _, site in sites]
+
+
+def step_facts(collector: Collector, scaler: ScaleWatch, ranks: Ranks, word: Word, tally: Tally) -> dict[str, Any]:
+    """What is known of a step as a whole."""
+    targets = {target.name for target in collector.targets}
+    elsewhere = {row.key for row in tally.layout.sites} - {key for key, _ in collector.sites}
+    modules = targets | {key for key in elsewhere if "/" not in key and not key.endswith(":in")}
+    several = ranks.world > 1
+    return {
+        "step": word.step,
+        "sites_selected": len(modules),
+        "loss_scale": scaler.loss_scale,
+        "skipped_steps": scaler.skipped,
+        "ranks": word.ranks if several else None,
+        "world_size": ranks.world if several else None,
+    }
+
+
+def build(tally: Tally, memory: Memory, ranks: Ranks, facts: Mapping[str, Any]) -> Snapshot:
+    """The Snapshot of a step. `facts`: what is known of the step as a whole."""
+    memory.settle_names(tally)
+    stats = {}
+    for i, row in enumerate(tally.layout.sites):
+        if tally.sum_of(i, "ran"):
+            known = memory.of(row.key, row.call)
+            stats[known.name] = finish_site(tally, i, known, facts["step"], replicas=ranks.replicas)
+    complete = ranks.complete
+    total, clip = total_norms(tally, complete=complete)
+    return Snapshot(
+        sites=settle_roles(stats),
+        parameters={
+            row.name: finish_parameter(tally, i, complete=complete) for i, row in enumerate(tally.layout.parameters)
+        },
+        grad_norm_total=total,
+        clip_coefficient=clip,
+        **facts,
+    )

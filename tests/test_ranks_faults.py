@@ -1,0 +1,349 @@
+"""Ranks that die, stay away, differ or fail: nobody waits for long, one warning, and the training goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from actdiag import FindingError, Monitor, Snapshot
+from actdiag.collect import exchange, ranks, recording
+from actdiag.collect.exchange import Exchange, Group
+from tests.ranks import RankFailed, run_ranks
+from tests.regimes import regime
+from tests.test_ranks import OPTIONS, STEPS, alone, assert_same, loss_of, net, sgd, shard, update
+
+QUICK = {**OPTIONS, "merge_timeout_s": 1.0}
+
+
+def steps_of(model: nn.Module, optimizer: Any, rank: int, steps: range) -> Iterator[int]:
+    """Each rank trains its own model: no collective but ours could hold it up."""
+    for step in steps:
+        update(model, optimizer, iter([lambda step=step: loss_of(model(shard(rank, step)))]))
+        yield step
+
+
+def warnings_of(outcome: Any) -> list[str]:
+    return [line for line in outcome.log if line.startswith("WARNING")]
+
+
+def merged(snapshots: list[Snapshot]) -> list[int | None]:
+    return [snapshot.ranks for snapshot in snapshots]
+
+
+# Who is gone ---------------------------------------------------------------------------------------------
+
+
+def dies(rank: int, world: int) -> list[int | None]:
+    model = net()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        for step in steps_of(model, optimizer, rank, range(STEPS)):
+            if rank == 1 and step == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return merged(monitor.snapshots)
+
+
+@regime(
+    "processes",
+    "a rank that is killed in mid-run, that closes its monitor, fails inside of it, or has none",
+    exact="the numbers until then; training goes on, or fails for its own reason",
+    approximate="from then on each rank tells what it sees itself, with one warning on rank 0 and `ranks` = 1",
+    proves=("R48", "C38"),
+)
+def test_R48_a_killed_rank_costs_one_warning_and_no_hang() -> None:
+    begun = time.monotonic()
+    outcomes = run_ranks(dies, 3, timeout_s=60, may_die={1})
+    assert time.monotonic() - begun < 60
+    assert outcomes[1].died
+    for outcome in (outcomes[0], outcomes[2]):
+        assert outcome.value == [3, 3, 3] + [1] * 6
+    (told,) = [line for line in warnings_of(outcomes[0]) if "no longer merge" in line]
+    assert re.search(r"step 9: .*ranks? (1|1, 2) had not come to step 9", told)
+    assert warnings_of(outcomes[2]) == [], "one of them says it"
+
+
+def dies_under_ddp(rank: int, world: int) -> None:
+    ddp = DistributedDataParallel(net())
+    optimizer = sgd(ddp)
+    with Monitor(ddp, optimizer, **OPTIONS):
+        for step in steps_of(ddp, optimizer, rank, range(STEPS)):
+            if rank == 1 and step == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_R48_under_ddp_the_training_fails_for_its_own_reason() -> None:
+    with pytest.raises(RankFailed, match=r"in _engine_run_backward(?s:.)*RuntimeError") as caught:
+        run_ranks(dies_under_ddp, 2, timeout_s=60, may_die={1})
+    assert caught.value.ranks == [0]
+    assert "actdiag/collect" not in str(caught.value)
+
+
+def closes(rank: int, world: int) -> list[int | None]:
+    model = net()
+    optimizer = sgd(model)
+    monitor = Monitor(model, optimizer, **OPTIONS)
+    for step in steps_of(model, optimizer, rank, range(12)):
+        if rank == 1 and step == 4:
+            monitor.close()
+    distributed.barrier()
+    monitor.close()
+    return merged(monitor.snapshots)
+
+
+def test_a_rank_that_closes_its_monitor_is_not_waited_for() -> None:
+    begun = time.monotonic()
+    first, second = run_ranks(closes, 2)
+    assert time.monotonic() - begun < OPTIONS["merge_timeout_s"]
+    assert (first.value, second.value) == ([2, 2, 1, 1], [2, 2])
+    assert len(warnings_of(first)) == 1 and warnings_of(second) == []
+
+
+def fails_inside(rank: int, world: int) -> list[int | None]:
+    model = net()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        for step in steps_of(model, optimizer, rank, range(12)):
+            if rank == 1 and step == 4:
+                recording.queue_records = broken  # type: ignore[attr-defined]
+        return merged(monitor.snapshots)
+
+
+def broken(*args: Any) -> None:
+    raise KeyError("an error of ours")
+
+
+def test_an_internal_error_on_one_rank_leaves_the_others_alone() -> None:
+    first, second = run_ranks(fails_inside, 2)
+    assert (first.value, second.value) == ([2, 2, 1, 1], [2, 2])
+    assert len(warnings_of(first)) == 1 and "no longer merge" in warnings_of(first)[0]
+    assert len(warnings_of(second)) == 1 and "switched off by an internal error" in warnings_of(second)[0]
+
+
+def only_first(rank: int, world: int) -> tuple[list[int | None], float]:
+    model = net()
+    optimizer = sgd(model)
+    monitor = Monitor(model, optimizer, **QUICK) if rank == 0 else None
+    list(steps_of(model, optimizer, rank, range(6)))
+    told = [] if monitor is None else merged(monitor.snapshots)
+    group = distributed.new_group()  # its name counts the groups of every rank: ours must not be among them
+    total = torch.ones(1)
+    distributed.all_reduce(total, group=group)
+    if monitor is not None:
+        monitor.close()
+    return told, float(total)
+
+
+def test_a_monitor_on_rank_zero_only_waits_once_and_disturbs_no_group_of_the_users() -> None:
+    first, second = run_ranks(only_first, 2)
+    assert first.value == ([1, 1], 2) and second.value == ([], 2)
+    (told,) = warnings_of(first)
+    assert "rank 1 had no monitor that merges" in told
+
+
+# Who differs ---------------------------------------------------------------------------------------------
+
+
+def other_options(rank: int, world: int) -> list[int | None]:
+    model = net()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **{**OPTIONS, "log_every_n_steps": 3 + rank}) as monitor:
+        list(steps_of(model, optimizer, rank, range(8)))
+    return merged(monitor.snapshots)
+
+
+def test_ranks_with_other_intervals_do_not_merge_and_say_which() -> None:
+    first, second = run_ranks(other_options, 2)
+    assert (first.value, second.value) == ([1, 1, 1], [1, 1])
+    (told,) = warnings_of(first)
+    assert "log_every_n_steps=3" in told and "log_every_n_steps=4" in told
+
+
+def other_steps(rank: int, world: int) -> list[tuple[int, int | None]]:
+    model = net()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        if rank == 1:
+            monitor.load_state_dict({**monitor.state_dict(), "next_step": 11})
+        list(steps_of(model, optimizer, rank, range(4)))
+    return [(snapshot.step, snapshot.ranks) for snapshot in monitor.snapshots]
+
+
+def test_ranks_at_different_steps_do_not_merge() -> None:
+    first, second = run_ranks(other_steps, 2)
+    assert first.value == [(0, 1), (3, 1)]
+    assert all(ranks == 1 for _, ranks in second.value)
+    assert "the ranks are at different steps: 0, 11" in warnings_of(first)[0]
+
+
+class Fragile(nn.Module):
+    """A layer whose output cannot be measured on one rank: its shape breaks the unit dimension that is asked for."""
+
+    def __init__(self, *, flat: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+        self.flat = flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.double().unsqueeze(1) if not self.flat else x.double())
+        return torch.as_tensor(self.last(x))
+
+
+def fragile(rank: int, world: int) -> tuple[list[int | None], int | None, int]:
+    model = Fragile(flat=rank == 1).double()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, unit_dims={"first": 2}, **OPTIONS) as monitor:
+        list(steps_of(model, optimizer, rank, range(6)))
+    return merged(monitor.snapshots), monitor.snapshots[-1].sites["first"].samples, len(shard(rank, 3))
+
+
+def test_a_probe_that_fails_on_one_rank_is_off_there_and_the_ranks_merge_on() -> None:
+    first, second = run_ranks(fragile, 2)
+    assert first.value[0] == second.value[0] == [2, 2]
+    assert first.value[1] == second.value[1] == first.value[2], "what rank 0 alone has seen"
+    assert warnings_of(first) == [] and "observing first failed" in warnings_of(second)[0]
+
+
+# What all do alike ---------------------------------------------------------------------------------------
+
+
+def raises(rank: int, world: int) -> tuple[str, int]:
+    ddp = DistributedDataParallel(net())
+    optimizer = sgd(ddp)
+    try:
+        with Monitor(ddp, optimizer, raise_on="warning", **OPTIONS):
+            for step in steps_of(ddp, optimizer, 0, range(STEPS)):  # inputs far from 0
+                last = step
+    except FindingError as error:
+        return str(error), last
+    raise AssertionError("no finding")
+
+
+def test_raise_on_raises_on_every_rank_at_the_same_step() -> None:
+    first, second = run_ranks(raises, 2)
+    assert first.value == second.value
+    assert "off-center" in first.value[0]
+    assert any("off-center" in line for line in warnings_of(first))
+    assert second.log == [], "one rank logs"
+
+
+def writes(rank: int, world: int, *, folder: Path) -> None:
+    ddp = DistributedDataParallel(net())
+    optimizer = sgd(ddp)
+    with Monitor(ddp, optimizer, log_dir=folder / f"of rank {rank}", **OPTIONS):
+        list(steps_of(ddp, optimizer, rank, range(4)))
+
+
+def test_R49_only_rank_zero_makes_files_and_folders(tmp_path: Path) -> None:
+    run_ranks(writes, 2, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["of rank 0"]
+    assert len(list((tmp_path / "of rank 0").iterdir())) == 1
+
+
+def destroys(rank: int, world: int) -> list[int | None]:
+    model = net()
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        list(steps_of(model, optimizer, rank, range(4)))
+        distributed.barrier()
+        distributed.destroy_process_group()
+    return merged(monitor.snapshots)
+
+
+def test_a_process_group_that_is_destroyed_before_the_monitor_closes_is_no_trouble() -> None:
+    for outcome in run_ranks(destroys, 2):
+        assert outcome.value == [2, 2] and outcome.log == []
+
+
+# Collectives ---------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A process group that notes what it is asked for."""
+
+    calls: list[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._inner = _REAL(*args, **kwargs)
+        Counted.calls = []
+
+    def __getattr__(self, name: str) -> Any:
+        Counted.calls.append(name)
+        return getattr(self._inner, name)
+
+
+_REAL = distributed.ProcessGroupGloo
+
+
+def count_calls(rank: int, world: int) -> tuple[list[int], int]:
+    exchange.distributed.ProcessGroupGloo = Counted  # type: ignore[misc, assignment]
+    model = net()
+    optimizer = sgd(model)
+    default: Any = distributed.group.WORLD
+    before, asked = default._get_sequence_number_for_group(), []
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        seen = 0
+        for _ in steps_of(model, optimizer, rank, range(10)):
+            calls = getattr(Counted, "calls", [])
+            assert set(calls) <= {"allgather"}
+            asked.append(len(calls) - seen)
+            seen = len(calls)
+        monitor.state_dict()
+        monitor.report()
+    assert len(Counted.calls) == seen, "reading, saving and closing are no collectives"
+    return asked, default._get_sequence_number_for_group() - before
+
+
+def test_R48_a_recorded_step_is_one_collective_of_our_own_group_and_any_other_none() -> None:
+    for outcome in run_ranks(count_calls, 2):
+        assert outcome.value == ([1, 0, 0, 1, 0, 0, 1, 0, 0, 1], 0)
+
+
+def in_blocks(rank: int, world: int) -> tuple[list[Snapshot], int]:
+    ranks.Exchange = small_blocks  # type: ignore[misc, assignment]
+    ddp = DistributedDataParallel(net())
+    optimizer = sgd(ddp)
+    with Monitor(ddp, optimizer, **OPTIONS) as monitor:
+        list(steps_of(ddp, optimizer, rank, range(STEPS)))
+        return monitor.snapshots, monitor._session.ranks.collectives
+
+
+def small_blocks(*args: Any, **kwargs: Any) -> Exchange:
+    return Exchange(*args, **kwargs, block=3)
+
+
+def test_many_ranks_that_join_in_blocks_come_to_the_same_numbers() -> None:
+    outcomes = run_ranks(in_blocks, 4, timeout_s=120)
+    truth = alone(4)
+    for outcome in outcomes:
+        assert outcome.log == []
+        for found, expected in zip(outcome.value[0], truth, strict=True):
+            assert_same(found, expected)
+            assert found.ranks == 4
+    records = len(truth)
+    assert [outcome.value[1] // records for outcome in outcomes] == [4, 3, 3, 4], "gather, and leaders gather and share"
+
+
+def grows(rank: int, world: int) -> list[list[int]]:
+    store: Any = distributed.distributed_c10d._get_default_store()
+    group = Group(store, range(world), rank, 10.0)
+    found = []
+    for step, size in enumerate((10, 10, 5000, 5000, 0)):
+        parcels = group.gather(bytes([rank]) * (size if rank else 3), "", step)
+        assert [bytes(parcel) for parcel in parcels] == [bytes([0]) * 3, bytes([1]) * size]
+        found.append([len(parcel) for parcel in parcels])
+    return [*found, [group.collectives]]
+
+
+def test_a_parcel_that_outgrows_the_room_costs_a_second_collective_once() -> None:
+    for outcome in run_ranks(grows, 2):
+        assert outcome.value == [[3, 10], [3, 10], [3, 5000], [3, 5000], [3, 0], [6]]
