@@ -187,6 +187,13 @@ class Options:
         _one_of(None, *SEVERITIES),
     )
 
+    stop_on: str | None = _option(
+        None,
+        "ask for an end of the training at a new or worse finding of this severity: a Trainer stops after the batch, a "
+        "plain loop asks monitor.should_stop; None: never",
+        _one_of(None, *SEVERITIES),
+    )
+
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check_field(spec, getattr(self, spec.name))

@@ -177,6 +177,8 @@ class _Hooks:
             return
         self._begun = self._stepped = False
         self._session.guarded(self._finish, clipped_later=pl_module.automatic_optimization)
+        if self._session.outlet.should_stop:
+            trainer.should_stop = True
 
     def _finish(self, *, clipped_later: bool) -> None:
         assert self._session is not None

@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.optim import Optimizer
 
-from actdiag.collect.ranks import rank_and_world
+from actdiag.collect.ranks import team_of
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import given_writers
@@ -67,7 +67,7 @@ class Monitor:
         checked = build_options(options)
         optimizers = _optimizers(optimizer)
         given, own = list(writers), list[Writer]()
-        writes = checked.distributed == "off" or rank_and_world()[0] == 0
+        writes = checked.distributed == "off" or team_of(_models(model)).leads
         if writes:
             _check_writers(given, checked)
             own = given_writers(log_dir, (), checked)
@@ -95,6 +95,12 @@ class Monitor:
         """The last recorded step, or None before the first."""
         self._driver.settle()
         return self._session.latest
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a finding of the severity `stop_on` has been told; the same on all ranks that merge."""
+        self._driver.settle()
+        return self._session.outlet.should_stop
 
     @property
     def snapshots(self) -> list[Snapshot]:
@@ -182,6 +188,10 @@ class _Shadow:
 
     def post_hook(self, is_last_joiner: bool) -> None:
         """All ranks are out of inputs."""
+
+
+def _models(model: Any) -> Iterable[Any]:
+    return model.values() if isinstance(model, Mapping) else [model]
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:

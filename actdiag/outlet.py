@@ -30,13 +30,15 @@ class FindingError(RuntimeError):
 class Outlet:
     """Hands on what a recorded step has brought. `name` is how the log calls the monitor.
 
-    `speaks`: this process logs findings; of several that have come to the same verdicts, only one does.
+    `should_stop`: a finding of the severity `stop_on` was told. `speaks`: this process logs findings; of several that
+    have come to the same verdicts, only one does.
     """
 
     def __init__(self, options: Options, writers: Sequence[Writer], *, speaks: bool = True) -> None:
         self._options = options
         self._speaks = speaks
         self._writers = list(writers)
+        self.should_stop = False
         self._carried: list[Change] = []
         self.name = f"actdiag {options.prefix}" if options.prefix else "actdiag"
 
@@ -51,12 +53,20 @@ class Outlet:
             self._write(writer, snapshot, carried + changes)
         for change in changes:
             self._tell(change, snapshot.step)
+        self._ask_to_stop(changes)
 
-    def unbearable(self, changes: Sequence[Change]) -> Finding | None:
-        """The first finding that `raise_on` asks to be raised."""
-        floor = self._options.raise_on
+    def reached(self, changes: Sequence[Change], floor: str | None) -> Finding | None:
+        """The first new or worse finding of at least this severity; None for no severity."""
         found = (c.finding for c in changes if c.kind != "resolved")
         return None if floor is None else next((f for f in found if at_least(f.severity, floor)), None)
+
+    def _ask_to_stop(self, changes: Sequence[Change]) -> None:
+        found = self.reached(changes, self._options.stop_on)
+        if found is None or self.should_stop:
+            return
+        self.should_stop = True
+        if self._speaks:
+            logger.warning("%s: stop_on: asking the training to stop: %s", self.name, plain(str(found)))
 
     def _write(self, writer: Writer, snapshot: Snapshot, changes: list[Change]) -> None:
         try:

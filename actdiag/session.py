@@ -52,8 +52,8 @@ class Session:
         _check_ignore(options.ignore)
         models = named_models(model)
         self.options = options
-        self.ranks = Ranks(options)
-        self.outlet = Outlet(options, (), speaks=self.ranks.rank == 0)
+        self.ranks = Ranks(options, models.values())
+        self.outlet = Outlet(options, (), speaks=self.ranks.leads)
         self.collector = Collector(models, options)
         self._parameters = ParameterWatch(
             [(name, unwrap(module)) for name, module in models.items()],
@@ -78,7 +78,7 @@ class Session:
         self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
-        self._coverage = Coverage(self.collector, speaks=self.ranks.rank == 0)
+        self._coverage = Coverage(self.collector, speaks=self.ranks.leads)
         self._owner = weakref.ref(owner) if owner is not None else None
         self._take(models.values())
 
@@ -249,7 +249,7 @@ class Session:
         del self.snapshots[:-_KEPT_SNAPSHOTS]
         changes = self.ledger.judge(snapshot)
         self.outlet.publish(snapshot, changes)
-        unbearable = self.outlet.unbearable(changes)
+        unbearable = self.outlet.reached(changes, self.options.raise_on)
         if unbearable is not None:
             self.close()
             raise FindingError(unbearable)

@@ -249,6 +249,16 @@ def test_a_findings_callback_and_raise_on_work_through_this_door(L: Any, tmp_pat
     assert_untouched(model)
 
 
+def test_R43_stop_on_ends_the_fit_after_the_batch_and_leaves_everything_in_order(L: Any, tmp_path: Path) -> None:
+    model, callback = module(L), ActivationMonitor(stop_on="error")
+    with torch.no_grad():
+        model.net[2].weight[0, 0] = float("nan")
+    trainer = fit(L, tmp_path, callback, model=model)
+    assert trainer.should_stop and trainer.global_step == 1
+    assert [finding.rule for finding in callback.findings] == ["non-finite"]
+    assert_untouched(model)
+
+
 def test_wrong_options_are_refused_at_construction() -> None:
     with pytest.raises(ConfigError, match="did you mean"):
         ActivationMonitor(log_every=3)

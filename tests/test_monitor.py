@@ -376,6 +376,30 @@ def test_R43_raise_on_stops_the_loop_at_the_finding() -> None:
     assert error.value.finding.rule == "non-finite"
 
 
+def test_R43_stop_on_asks_a_plain_loop_to_stop_and_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, optimizer = poisoned()
+    with Monitor(model, optimizer, stop_on="error", log_every_n_steps=1, max_overhead=None) as monitor:
+        assert not monitor.should_stop
+        for _ in range(3):
+            backward(model)
+            optimizer.step()
+        assert monitor.should_stop
+    asked = [record.getMessage() for record in caplog.records if "asking the training to stop" in record.getMessage()]
+    assert len(asked) == 1 and "non-finite" in asked[0] and "stop_on" in asked[0]
+
+
+def test_R43_a_finding_below_the_severity_of_stop_on_stops_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, stop_on="error", log_every_n_steps=1, max_overhead=None) as monitor:
+        for _ in range(20):
+            model(torch.randn(64, 4) + 50).mean().backward()
+            optimizer.step()
+        assert {finding.severity for finding in monitor.findings} == {"warning"}, "uncentered inputs"
+        assert not monitor.should_stop
+
+
 @pytest.mark.parametrize(
     "options,words",
     [
@@ -393,6 +417,10 @@ def test_R43_raise_on_stops_the_loop_at_the_finding() -> None:
         ({"distributed": "yes"}, ["distributed", "'rank0'"]),
         ({"phases": ("train", "val")}, ["phases", "not recorded yet"]),
         ({"on_finding": 3}, ["on_finding", "function"]),
+        ({"stop_on": "fatal"}, ["stop_on", "'error'"]),
+        ({"distributed": "all"}, ["distributed", "'merge'", "'rank0'", "'off'"]),
+        ({"merge_timeout_s": 0}, ["merge_timeout_s", "above 0", "20.0"]),
+        ({"merge_timeout_s": "1"}, ["merge_timeout_s", "number of seconds"]),
         ({"raise_on": "fatal"}, ["raise_on", "'error'"]),
         ({"unit_dims": {"a": "b"}}, ["unit_dims"]),
         ({"start_step": 5, "end_step": 5}, ["end_step", "start_step"]),

@@ -381,6 +381,21 @@ def test_R59_all_ranks_go_on_from_what_one_has_saved() -> None:
             assert_same(found, expected)
 
 
+def samples_saved(rank: int, world: int) -> int:
+    model = net()
+    ddp, optimizer = DistributedDataParallel(model), sgd(model)
+    with Monitor(ddp, optimizer, **OPTIONS) as monitor:
+        for step in range(6):  # recorded at 0 and 3
+            update(model, optimizer, iter([lambda step=step: loss_of(ddp(shard(rank, step)))]))
+        sites = monitor.state_dict()["collector"]["sites"]
+    return int(next(site for site in sites if site["key"] == "relu")["evidence"]["samples"])
+
+
+def test_R59_what_one_rank_has_seen_since_the_last_recorded_step_is_not_saved_as_all_have() -> None:
+    outcomes = run_ranks(samples_saved, 2)
+    assert {outcome.value for outcome in outcomes} == {sum(len(shard(r, step)) for r in range(2) for step in range(4))}
+
+
 def overflowing(rank: int, world: int) -> tuple[list[int], list[int | None]]:
     """At step 6 the loss of one rank overflows: DDP spreads it, the scaler skips the step on all."""
     ddp: Any = DistributedDataParallel(net()) if world > 1 else net()

@@ -5,8 +5,9 @@ number the user's next groups differently on different ranks): ranks meet at key
 and who finds somebody missing goes on alone. Tensors are bytes of the host, so that nothing waits for a device, and
 all are of one size, since gloo ends the process where sizes differ.
 
-Up to 64 ranks gather at once. More of them gather in blocks of 64, the first ranks of the blocks gather what these
-have joined, and share it with their block (docs/scaling.md has the table that asks for it).
+Up to 16 ranks gather at once. More of them gather in groups of 16; the first rank of each joins what it was told,
+gathers with 15 others of its kind, and so on, and shares the result with its group. docs/scaling.md has the table that
+asks for it: what one rank receives would else grow with their number.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import torch
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 
-BLOCK = 64
-"""Ranks that gather at once."""
+FAN = 16
+"""Ranks that gather at once: one collective up to here, and a level more for every 16 times as many."""
 _SLACK = 1.25
 """Room for what the parcels grow later; a parcel that does not fit costs a second collective."""
 _LENGTH_BYTES = 8
@@ -133,37 +134,39 @@ def _named(ranks: Sequence[int]) -> str:
 
 
 class Exchange:
-    """All ranks, in one group or in blocks. One `join` a recorded step, on every rank."""
+    """All ranks: in one group, or in groups at several levels. One `join` a recorded step, on every rank."""
 
-    def __init__(self, store: Any, rank: int, world: int, *, timeout_s: float, block: int = BLOCK) -> None:
-        starts = range(0, world, block)
-        mine = rank // block
-        ranks = range(mine * block, min(world, (mine + 1) * block))
-        self._block = Group(PrefixStore(f"block{mine}", store), ranks, rank, timeout_s)
-        self._several = len(starts) > 1
-        self._leaders: Group | None = None
-        if self._several and rank == ranks[0]:
-            self._leaders = Group(PrefixStore("leaders", store), starts, rank, timeout_s)
+    def __init__(self, store: Any, rank: int, ranks: Sequence[int], *, timeout_s: float, fan: int = FAN) -> None:
+        """`ranks`: the numbers of all that take part, `rank` among them."""
+        self._groups: list[Group] = []
+        at, step = ranks.index(rank), 1  # every so many of them are in a group of this level
+        while step == 1 or (at % step == 0 and step < len(ranks)):
+            first = at // (step * fan) * step * fan
+            place = PrefixStore(f"level{step}/group{first}", store)
+            self._groups.append(Group(place, ranks[first : first + step * fan : step], rank, timeout_s))
+            self._at_top = step * fan >= len(ranks)
+            step *= fan
 
     @property
     def collectives(self) -> int:
         """How many this rank has taken part in."""
-        return self._block.collectives + (self._leaders.collectives if self._leaders else 0)
+        return sum(group.collectives for group in self._groups)
 
     def join(
         self, parcel: bytes, combine: Callable[[Sequence[bytes | memoryview]], bytes], *, terms: str, step: int
     ) -> Sequence[bytes | memoryview]:
         """The parcels of all, some of them combined already; the same ones in the same order on every rank."""
-        told: Sequence[bytes | memoryview] = self._block.gather(parcel, terms, step)
-        if not self._several:
+        told: Sequence[bytes | memoryview] = [parcel]
+        for group in self._groups:
+            told = group.gather(parcel if group is self._groups[0] else combine(told), terms, step)
+        if len(self._groups) == 1 and self._at_top:
             return told
-        joined = combine(told) if self._leaders is not None else None
-        if self._leaders is not None and joined is not None:
-            joined = combine(self._leaders.gather(joined, terms, step))
-        return [self._block.share(joined)]
+        joined = combine(told) if self._at_top else None
+        for group in reversed(self._groups[:-1] if self._at_top else self._groups):
+            joined = group.share(joined)
+        return [] if joined is None else [joined]
 
     def close(self) -> None:
         """Leave all groups."""
-        self._block.close()
-        if self._leaders is not None:
-            self._leaders.close()
+        for group in self._groups:
+            group.close()

@@ -36,7 +36,7 @@ def _from_moments(tally: Tally, i: int) -> dict[str, Any]:
     part = slice(bounds[i], bounds[i + 1])
     n_C, mean_C, m2_C = tally.n_C[part], tally.mean_C[part], tally.m2_C[part]
     values: dict[str, Any] = {"units": int(n_C.size), "nonfinite": int(tally.sum_of(i, "nonfinite"))}
-    values["histogram"] = finish_histogram(tally.octaves_S2O[i, 0])
+    values["histogram"] = finish_histogram(tally.octaves(i)[0])
     n = float(n_C.sum())
     if n == 0:
         return values
@@ -73,7 +73,7 @@ def _from_gradient(tally: Tally, i: int, scale: float | None) -> dict[str, Any]:
         return {}
     n = tally.sum_of(i, "grad_n")
     values: dict[str, Any] = {"grad_nonfinite": int(tally.sum_of(i, "grad_nonfinite"))}
-    histogram = finish_histogram(tally.octaves_S2O[i, 1])
+    histogram = finish_histogram(tally.octaves(i)[1])
     if histogram is not None and scale is not None:
         values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(scale)))
     if n == 0:

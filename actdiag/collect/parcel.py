@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actdiag.collect.tally import Layout, ParameterRow, Piece, SiteRow, Tally, Times
+from actdiag.collect.tally import FLAGS, SUMS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally, Times
 
 _LENGTHS = 3
 
@@ -38,15 +38,14 @@ class Word(NamedTuple):
 def pack(word: Word, tally: Tally) -> bytes:
     """As bytes; `unpack` gives back the same numbers, bit for bit."""
     tables, table_S = _tables(tally)
-    used_O = np.flatnonzero(tally.octaves_S2O.any((0, 1)))
-    counts = tally.octaves_S2O[:, :, used_O]
+    used_U = tally.octaves_S2U.any((0, 1))
+    counts = tally.octaves_S2U[:, :, used_U]
     small = not counts.size or bool(counts.max() < 2**32)
     columns = [
         *_floats(tally),
-        tally.opens_W.astype(np.float64),
         tally.last_W,
         *(column for times in tables for column in times),
-        used_O.astype(np.int64),
+        tally.used_U[used_U],
         counts.astype(np.uint32 if small else np.int64),
         np.packbits(tally.known_PV),
         np.packbits(tally.flags_PF),
@@ -57,16 +56,17 @@ def pack(word: Word, tally: Tally) -> bytes:
             "word": word,
             "table_S": table_S,
             "tables": [len(stamps) for stamps, _ in tables],
-            "used": len(used_O),
+            "used": counts.shape[2],
             "small": small,
             "pieces": [[*piece, len(values)] for piece, values in tally.pieces.items()],
             "conflicts": sorted(tally.conflicts),
         }
     ).encode()
-    layout = json.dumps([tally.layout.sites, tally.layout.parameters]).encode()
-    body = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
-    lengths = np.array([len(layout), len(head), len(body)], np.uint64).tobytes()
-    return lengths + layout + head + body
+    layout = _told(tally.layout)
+    head += b" " * (-(len(layout) + len(head)) % 8)  # numpy is slow where numbers do not lie at multiples of their size
+    body = [np.ascontiguousarray(column) for column in columns]
+    lengths = np.array([len(layout), len(head), sum(column.nbytes for column in body)], np.uint64).tobytes()
+    return b"".join([lengths, layout, head, *(column.data for column in body)])
 
 
 def unpack(parcel: bytes | memoryview) -> tuple[Word, Tally]:
@@ -77,49 +77,52 @@ def unpack(parcel: bytes | memoryview) -> tuple[Word, Tally]:
     layout = _layout(bytes(view[start : start + n_layout]))
     head = json.loads(bytes(view[start + n_layout :][:n_head]))
     read = _Reader(view[start + n_layout + n_head :])
-    empty = Tally.empty(layout)
-    floats = {name: read.take(np.float64, getattr(empty, name).shape) for name in _FLOATS}
-    opens_W, last_W = read.take(np.float64, empty.opens_W.shape), read.take(np.int64, empty.last_W.shape)
+    s, p, c, w = len(layout.sites), len(layout.parameters), layout.units_at()[-1], layout.watched_at()[-1]
+    shapes = [(s, len(SUMS)), (s,), (s,), (s,), (c,), (c,), (c,), (p, len(VALUES)), (w,)]
+    floats = {name: read.take(np.float64, shape) for name, shape in zip(_FLOATS, shapes, strict=True)}
+    last_W = read.take(np.int64, (w,))
     tables = [(read.take(np.int64, (n,)), read.take(np.float64, (n,))) for n in head["tables"]]
-    used_O = read.take(np.int64, (head["used"],))
-    shape = len(layout.sites), 2, head["used"]
-    empty.octaves_S2O[:, :, used_O] = read.take(np.uint32 if head["small"] else np.int64, shape)
+    used_U = read.take(np.int64, (head["used"],))
+    octaves_S2U = read.take(np.uint32 if head["small"] else np.int64, (s, 2, head["used"]))
     return Word(*head["word"]), Tally(
         layout=layout,
         **floats,
-        opens_W=opens_W,
         last_W=last_W,
         times=tuple(None if k < 0 else tables[k] for k in head["table_S"]),
-        octaves_S2O=empty.octaves_S2O,
-        known_PV=read.bits(empty.known_PV.shape),
-        flags_PF=read.bits(empty.flags_PF.shape),
+        octaves_S2U=octaves_S2U,
+        used_U=used_U,
+        known_PV=read.bits((p, len(VALUES))),
+        flags_PF=read.bits((p, len(FLAGS))),
         pieces={Piece(*piece): read.take(np.float64, (size,)) for *piece, size in head["pieces"]},
         conflicts=frozenset(head["conflicts"]),
     )
 
 
-_FLOATS = ("sums_SK", "low_S", "high_S", "scale_S", "n_C", "mean_C", "m2_C", "values_PV")
+_FLOATS = ("sums_SK", "low_S", "high_S", "scale_S", "n_C", "mean_C", "m2_C", "values_PV", "opens_W")
 
 
 def _floats(tally: Tally) -> list[NDArray[np.float64]]:
-    return [getattr(tally, name) for name in _FLOATS]
+    return [getattr(tally, name).astype(np.float64, copy=False) for name in _FLOATS]
 
 
 def _tables(tally: Tally) -> tuple[list[Times], list[int]]:
     """The different times of observation, and which of them a site has; -1 for none."""
-    found: dict[bytes, int] = {}
+    found: dict[int | bytes, int] = {id(None): -1}
     tables: list[Times] = []
-    table_S = []
     for times in tally.times:
-        if times is None:
-            table_S.append(-1)
-            continue
-        key = times[0].tobytes() + times[1].tobytes()
-        if key not in found:
-            found[key] = len(tables)
-            tables.append(times)
-        table_S.append(found[key])
+        if times is not None and id(times) not in found:
+            key = times[0].tobytes() + times[1].tobytes()
+            if key not in found:
+                found[key] = len(tables)
+                tables.append(times)
+            found[id(times)] = found[key]
+    table_S = [found[id(times)] for times in tally.times]
     return tables, table_S
+
+
+@lru_cache(maxsize=256)
+def _told(layout: Layout) -> bytes:
+    return json.dumps(layout).encode()
 
 
 @lru_cache(maxsize=256)

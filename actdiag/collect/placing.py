@@ -56,7 +56,7 @@ def _counted(times: Times | None, at: Place | None) -> Times | None:
 
 
 def _copy_site(tally: Tally, found: Tally, i: int, offset: int) -> None:
-    for name in ("sums_SK", "low_S", "high_S", "scale_S", "octaves_S2O"):
+    for name in ("sums_SK", "low_S", "high_S", "scale_S", "octaves_S2U"):
         getattr(found, name)[i] = getattr(tally, name)[i]
     row = tally.layout.sites[i]
     for names, bounds, whole, size in (

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 
 from actdiag.collect.exchange import Exchange
+from actdiag.collect.joining import join
 from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word, pack, unpack
 from actdiag.collect.placing import place
 from actdiag.collect.schedule import Schedule
-from actdiag.collect.tally import Tally, join
+from actdiag.collect.tally import Tally
 from actdiag.config import Options
 
 logger = logging.getLogger("actdiag")
@@ -31,17 +32,37 @@ _TERMS = ("log_every_n_steps", "watch_every_n_steps", "start_step", "end_step", 
 """Options that decide which steps are recorded: they must be the same on every rank."""
 
 
-def rank_and_world() -> tuple[int, int]:
-    """This process among those that train together; (0, 1) if it is alone.
+class Team(NamedTuple):
+    """The processes that train a model together, by their global rank; `rank` is this one's."""
+
+    rank: int
+    ranks: tuple[int, ...]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == self.ranks[0]
+
+
+def team_of(models: Iterable[Any]) -> Team:
+    """Who trains these models with this process: the group of DistributedDataParallel, else all that there are.
 
     Before init_process_group the launcher's environment tells (torchrun and others set RANK and WORLD_SIZE).
     """
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
+        groups = {_group_of(model) for model in models}
+        group = groups.pop() if len(groups) == 1 else None
+        return Team(distributed.get_rank(), tuple(distributed.get_process_group_ranks(group)))
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
     if all(text.isdecimal() for text in given) and int(given[0]) < int(given[1]):
-        return int(given[0]), int(given[1])
-    return 0, 1
+        return Team(int(given[0]), tuple(range(int(given[1]))))
+    return Team(0, (0,))
+
+
+def _group_of(model: Any) -> Any:
+    while model is not None and type(model).__name__ != "DistributedDataParallel":
+        model = getattr(model, "_orig_mod", None) or getattr(model, "_forward_module", None)
+    return getattr(model, "process_group", None)
 
 
 def parcels_joined(parcels: Sequence[bytes | memoryview]) -> tuple[Word, Tally]:
@@ -67,15 +88,16 @@ def combine(parcels: Sequence[bytes | memoryview]) -> bytes:
 
 
 class Ranks:
-    """The ranks as one of them sees them. `merging`: they still tell each other.
+    """The ranks as one of them sees them. `merging`: they still tell each other; `leads`: this one speaks for them.
 
     `idle`: this one observes nothing. `shared_by`: so many ranks have the same samples, and parts of layers.
     """
 
-    def __init__(self, options: Options) -> None:
-        self.rank, self.world = rank_and_world() if options.distributed != "off" else (0, 1)
+    def __init__(self, options: Options, models: Iterable[Any]) -> None:
+        self._team = team_of(models) if options.distributed != "off" else Team(0, (0,))
+        self.leads, self.world = self._team.leads, len(self._team.ranks)
         self.merging = options.distributed == "merge" and self.world > 1
-        self.idle = options.distributed == "rank0" and self.rank > 0
+        self.idle = options.distributed == "rank0" and not self.leads
         self.shared_by = 1
         self._options = options
         self._exchange: Exchange | None = None
@@ -133,10 +155,10 @@ class Ranks:
         """Our own place in the default store: the n-th monitor of a prefix meets the n-th of the other ranks."""
         timeout_s = self._options.merge_timeout_s
         store: Any = distributed.distributed_c10d._get_default_store()
-        store = PrefixStore(f"actdiag/{self._options.prefix}", store.clone())
+        store = PrefixStore(f"actdiag/{self._options.prefix}/{self._team.ranks[0]}+{self.world}", store.clone())
         store.set_timeout(timedelta(seconds=timeout_s))
-        number = store.add(f"made/{self.rank}", 1)
-        return Exchange(PrefixStore(str(number), store), self.rank, self.world, timeout_s=timeout_s)
+        number = store.add(f"made/{self._team.rank}", 1)
+        return Exchange(PrefixStore(str(number), store), self._team.rank, self._team.ranks, timeout_s=timeout_s)
 
     def _terms(self) -> str:
         return ", ".join(f"{name}={getattr(self._options, name)!r}" for name in _TERMS)
@@ -148,15 +170,15 @@ class Ranks:
         self.merging = False
         self.close()
         logger.log(
-            logging.WARNING if self.rank == 0 else logging.INFO,
+            logging.WARNING if self.leads else logging.INFO,
             "actdiag: step %s: the processes no longer merge their statistics (%s); from now on rank %s tells what it "
-            "sees itself; the training goes on", step, why, self.rank,
+            "sees itself; the training goes on", step, why, self._team.rank,
         )  # fmt: skip
 
     def _tell_conflicts(self, tally: Tally) -> None:
         fresh = sorted(tally.conflicts - self._told)
         self._told |= tally.conflicts
-        if fresh and self.rank == 0:
+        if fresh and self.leads:
             logger.warning(
                 "actdiag: %s: ranks have different numbers of units, which cannot be merged; the first rank's count",
                 ", ".join(fresh),

@@ -166,7 +166,7 @@ def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
     row[SUMS.index("elements")], row[SUMS.index("samples")] = site.elements, site.samples
     for side, name in enumerate(("activation", "gradient")):
         if name in groups.get("octaves", {}):
-            tally.octaves_S2O[i, side] = groups["octaves"][name]
+            tally.octaves_S2U[i, side] = groups["octaves"][name]
     if "moments" in groups:
         tally.low_S[i], tally.high_S[i] = groups["moments"]["low_C"].min(), groups["moments"]["high_C"].max()
 
