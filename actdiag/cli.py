@@ -1,4 +1,4 @@
-"""The `actdiag` command: demo, report, explain.
+"""The `actdiag` command: demo, report, compare, explain.
 
 Exit status: 0 done; 1 a finding reached `--fail-on`; 2 wrong usage; 3 nothing to read; 4 the output could not be
 written; 130 interrupted.
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from actdiag import __version__
 
 OK, FAILED, USAGE, NOTHING, UNWRITTEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+_MOST_DIGITS = 18
+"""Of a number on the command line: what an event file can hold as a step."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    compare = commands.add_parser(
+        "compare",
+        help="two runs side by side: findings, and how far apart the layers are at the same step",
+        epilog="A directory that holds several runs does not say which is meant: give the directory of one. Where "
+        "several monitors wrote to one directory, DIR:PREFIX is the one with that prefix, and DIR: the one without.",
+    )
+    compare.add_argument("run_a", metavar="RUN_A", help="the directory of a run")
+    compare.add_argument("run_b", metavar="RUN_B", help="the directory of the run it is compared with")
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    compare.add_argument("--step", type=_step, default=None, help="the step to compare at (default: the last in both)")
+    compare.add_argument(
+        "--limit", type=_positive, default=10, help="rows of each kind in text and markdown (default: %(default)s)"
+    )
+    compare.set_defaults(run=_compare)
+
     explain = commands.add_parser("explain", help="the manual of a rule")
     explain.add_argument("slug", metavar="SLUG", nargs="?", help="such as dead-units; without it: all slugs")
     explain.set_defaults(run=_explain)
@@ -61,8 +78,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return _whole(text, 1)
+
+
+def _step(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r:.40}")
     return int(text)
 
 
@@ -91,6 +116,29 @@ def _report(arguments: argparse.Namespace) -> int:
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
     render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
     return _say(render(runs), FAILED if failed else OK)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from actdiag.report.choose import SeveralRuns, read_run
+    from actdiag.report.compare import compare
+    from actdiag.report.document import render_comparison_json
+    from actdiag.report.read import ReadError
+    from actdiag.report.side_by_side import render_comparison_markdown, render_comparison_text
+
+    runs = []
+    for where in (arguments.run_a, arguments.run_b):
+        try:
+            runs.append(read_run(where))
+        except ReadError as error:
+            return _complain(f"actdiag compare: {error}", USAGE if isinstance(error, SeveralRuns) else NOTHING)
+        except OSError as error:
+            return _complain(f"actdiag compare: {where} cannot be read ({error.strerror})", NOTHING)
+    a, b = runs
+    compared = compare(a, b, arguments.step)
+    if arguments.format == "json":
+        return _say(render_comparison_json(compared), OK)
+    render = {"text": render_comparison_text, "markdown": render_comparison_markdown}[arguments.format]
+    return _say(render(compared, arguments.limit), OK)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def read_runs(log_dir: str | Path) -> list[Run]:
     folders, closed = _event_files(root)
     if str(root) in closed:
         raise ReadError(f"{root} cannot be read ({closed[str(root)]})")
-    runs = [run for folder, paths in folders.items() for run in _read_folder(_name(root, folder), paths)]
+    runs = [run for folder, paths in folders.items() for run in _read_folder(_name(root, folder), folder, paths)]
     runs += [Run(_name(root, Path(path)), (), (), [f"cannot be read ({why})"]) for path, why in closed.items()]
     if not any(run.snapshots for run in runs):
         raise ReadError(_nothing(root, sum(map(len, folders.values())), runs))
@@ -80,7 +80,7 @@ def _nothing(root: Path, files: int, runs: Sequence[Run]) -> str:
     return f"{root} holds {files} event file{'' if files == 1 else 's'}, but {what} in {them}{shown}"
 
 
-def _read_folder(name: str, paths: Sequence[Path]) -> list[Run]:
+def _read_folder(name: str, folder: Path, paths: Sequence[Path]) -> list[Run]:
     """One run for each monitor that wrote here, as `name (prefix)`; what could not be read is told with the first."""
     problems: list[str] = []
     reader = RunReader()
@@ -90,9 +90,10 @@ def _read_folder(name: str, paths: Sequence[Path]) -> list[Run]:
     for prefix, monitor in reader.monitors.items():
         steps = readable(monitor.steps.values(), problems)
         findings = findings_of(steps, problems)
-        runs.append(Run(f"{name} ({prefix})" if prefix else name, LoggedSnapshots(steps), findings, problems))
+        called = f"{name} ({prefix})" if prefix else name
+        runs.append(Run(called, LoggedSnapshots(steps), findings, problems, folder, prefix))
         problems = []
-    return runs or [Run(name, (), (), problems)]
+    return runs or [Run(name, (), (), problems, folder)]
 
 
 def _read_file(path: Path, reader: RunReader, problems: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from actdiag.diagnose.finding import SEVERITIES, Finding
 from actdiag.snapshot import SiteStats, Snapshot
@@ -12,12 +13,23 @@ from actdiag.write.stock import layers_of
 
 @dataclass(frozen=True)
 class Run:
-    """Snapshots in order of steps and the findings of a run; `problems` say what could not be read."""
+    """Snapshots in order of steps and the findings of a run; `problems` say what could not be read.
+
+    `folder` and `prefix` say where it was read, and of which monitor; a run that was not read has no folder.
+    """
 
     name: str
     snapshots: Sequence[Snapshot]
     findings: Sequence[Finding]
     problems: Sequence[str] = field(default_factory=tuple)
+    folder: Path | None = None
+    prefix: str = ""
+
+    @property
+    def steps(self) -> list[int]:
+        """The number of each recorded step; the snapshots of a log know it without being unpacked."""
+        known: list[int] | None = getattr(self.snapshots, "steps", None)
+        return [snapshot.step for snapshot in self.snapshots] if known is None else known
 
     @property
     def open_findings(self) -> list[Finding]:

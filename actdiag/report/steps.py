@@ -56,6 +56,11 @@ class LoggedSnapshots(Sequence[Snapshot]):
     def __len__(self) -> int:
         return len(self._steps)
 
+    @property
+    def steps(self) -> list[int]:
+        """The number of each, without unpacking it."""
+        return [logged.step for logged in self._steps]
+
     @overload
     def __getitem__(self, index: int) -> Snapshot: ...
     @overload

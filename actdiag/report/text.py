@@ -21,14 +21,19 @@ def render_text(runs: Sequence[Run]) -> str:
 
 def headline(run: Run) -> str:
     """One line: what the run is, how far it is, how it is."""
+    return f"{run.name}: {state(run)}"
+
+
+def state(run: Run) -> str:
+    """How far a run is, and how it is."""
     if not run.snapshots:
-        return f"{run.name}: no recorded step"
+        return "no recorded step"
     last, found = run.snapshots[-1], len(run.open_findings)
-    how = f"{_count(len(last.sites), 'site')}; {_count(found, 'open finding') if found else 'no open finding'}"
+    how = f"{count(len(last.sites), 'site')}; {count(found, 'open finding') if found else 'no open finding'}"
     if not last.sites:
-        how = f"0 of {_count(last.sites_selected, 'site')} ran in training mode, so nothing is known of its health"
-    steps = f"{_count(len(run.snapshots), 'recorded step')}, the last at step {last.step}{_processes(last)}"
-    return f"{run.name}: {steps}; {how}"
+        how = f"0 of {count(last.sites_selected, 'site')} ran in training mode, so nothing is known of its health"
+    steps = f"{count(len(run.snapshots), 'recorded step')}, the last at step {last.step}{_processes(last)}"
+    return f"{steps}; {how}"
 
 
 def _processes(last: Snapshot) -> str:
@@ -38,7 +43,8 @@ def _processes(last: Snapshot) -> str:
     return f", {'all' if last.ranks == last.world_size else f'only {last.ranks}'} of {last.world_size} processes"
 
 
-def _count(n: int, what: str) -> str:
+def count(n: int, what: str) -> str:
+    """A number of things, in the singular where it is one."""
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
@@ -51,7 +57,7 @@ def _rows(run: Run) -> list[list[str]]:
 
 def _left_out(run: Run) -> str | None:
     more = len(run.snapshots[-1].sites) - _ROWS if run.snapshots else 0
-    return f"({_count(more, 'more site')}; --format json has all)" if more > 0 else None
+    return f"({count(more, 'more site')}; --format json has all)" if more > 0 else None
 
 
 def _run_text(run: Run) -> str:
@@ -95,8 +101,8 @@ def _run_markdown(run: Run) -> str:
     lines = [f"## {escape(headline(run))}"]
     if run.snapshots:
         rows = _rows(run)
-        lines += ["", _pipe(rows[0]), _pipe(["---"] * 2 + ["---:"] * (len(rows[0]) - 2))]
-        lines += [_pipe([escape(cell) for cell in row]) for row in rows[1:]]
+        lines += ["", pipe(rows[0]), pipe(["---"] * 2 + ["---:"] * (len(rows[0]) - 2))]
+        lines += [pipe([escape(cell) for cell in row]) for row in rows[1:]]
         lines += ["", note] if (note := _left_out(run)) else []
         lines += ["", findings_markdown(run.open_findings)]
     resolved = [f for f in run.findings if f.resolved_step is not None]
@@ -108,5 +114,6 @@ def _run_markdown(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _pipe(cells: Sequence[str]) -> str:
+def pipe(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
