@@ -209,7 +209,7 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
 def _inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer that steps, inside a wrapper of Accelerate, Fabric or Lightning, which has no hooks of its own."""
     while "_optimizer_step_pre_hooks" not in vars(optimizer):
-        inner = getattr(optimizer, "optimizer", None)
+        inner = getattr(optimizer, "optimizer", None) or getattr(optimizer, "optim", None)
         if not isinstance(inner, Optimizer):
             break
         optimizer = inner

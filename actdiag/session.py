@@ -58,11 +58,11 @@ class Session:
         self._parameters = ParameterWatch(
             [(name, unwrap(module)) for name, module in models.items()],
             self.collector.fail,
-            several=self.ranks.world > 1,
+            several=self.ranks.several,
         )
-        if self.ranks.world > 1:
+        if self.ranks.several:
             self.collector.on_gradient = self._parameters.saw_gradient
-        self.ranks.shared_by = self.collector.shared_by
+        self.ranks.look_at(models.values(), self.collector.shared_by)
         self.schedule = Schedule(options)
         self.ranks.agree(self.schedule, self.collector.memory)
         self.ledger = Ledger(ignore=options.ignore)

@@ -210,6 +210,7 @@ def check(outcomes: list[Any], truth: list[Snapshot], *, without: tuple[str, ...
     "DistributedDataParallel, ranks whose batches differ in mean, spread and size",
     exact="every number within 1e-6 of one process that sees all batches joined, unit states and dead units exactly; "
     "one collective a recorded step and none on others",
+    approximate="gradient histograms are shifted to the nearest octave where the number of ranks is no power of two",
     proves=("R46", "R47", "C38"),
 )
 @pytest.mark.parametrize("world", [2, 4])
@@ -279,7 +280,7 @@ def test_R48_a_branch_that_only_one_rank_takes_is_told_by_all() -> None:
 
 def uneven(rank: int, world: int) -> tuple[list[Snapshot], int]:
     model = net()
-    ddp, optimizer = DistributedDataParallel(model), sgd(model)
+    ddp, optimizer = DistributedDataParallel(model), torch.optim.SGD(model.parameters(), lr=0.02)
     with Monitor(ddp, optimizer, **OPTIONS) as monitor:
         for epoch in range(2):
             with Join([ddp, monitor]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 from actdiag import Monitor, Snapshot
 from tests.ranks import run_ranks
 from tests.regimes import regime
-from tests.test_ranks import OPTIONS, STEPS, alone, check, clip, loss_of, net, sgd, shard, update
+from tests.test_ranks import OPTIONS, STEPS, alone, assert_same, check, clip, loss_of, net, sgd, shard, update
 
 Answer = tuple[list[Snapshot], int, list[str]]
 
@@ -251,7 +252,8 @@ def undivided(data: int) -> list[Snapshot]:
     "tensor and sequence parallelism (`parallelize_module`), alone and with `fully_shard` on a 2-D mesh",
     exact="units of all slices by their index in the whole layer, copies counted once, tokens of all ranks; norms of "
     "the full parameters, also of those whose gradient is a sum over ranks (norms beside a divided sequence)",
-    not_observed="an output that is a partial sum; more than one dimension of layers divided at once",
+    not_observed="an output that is a partial sum; a module without weights of another shape than the layer before "
+    "(a softmax over local heads); more than one dimension of layers divided at once",
     proves=("R46", "C39"),
 )
 @pytest.mark.parametrize("plan", PLANS)
@@ -268,3 +270,124 @@ def test_C39_divided_layers_that_are_compiled_are_told_as_whole_ones(plan: str) 
     """But for gradients at what is a DTensor in the compiled code."""
     outcomes = run_ranks(divided, 2, plan=plan, compiled=True)
     check(outcomes, undivided(1), without=("norm/grad_",) if plan == "sequence" else ())
+
+
+# What real plans hold beside layers -----------------------------------------------------------------------
+
+
+class Words(nn.Module):
+    """A sharded embedding, attention split by heads, a gated block, experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.q, self.o = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.heads = nn.Softmax(-1)
+        self.gate, self.up, self.down = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q = self.q(x)
+        q = q.unflatten(-1, (-1, 2)).transpose(1, 2)
+        weights = self.heads(q @ q.transpose(-1, -2))
+        x = self.o((weights @ q).transpose(1, 2).flatten(2))
+        x = x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return torch.as_tensor(self.norm(x + 0))
+
+
+WORDS = {
+    "embed": RowwiseParallel(input_layouts=Replicate()),
+    "q": ColwiseParallel(),
+    "o": RowwiseParallel(),
+    "gate": ColwiseParallel(),
+    "up": ColwiseParallel(),
+    "down": RowwiseParallel(),
+}
+
+
+def words(step: int) -> Tensor:
+    return torch.randint(0, 20, (3, 5), generator=torch.Generator().manual_seed(step))
+
+
+def read(rank: int, world: int) -> Answer:
+    torch.manual_seed(0)
+    model = Words().double()
+    if world > 1:
+        parallelize_module(model, init_device_mesh("cpu", (world,), mesh_dim_names=("tp",)), WORDS)
+    return train(model, lambda step: [words(step)], clip=clip_divided)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_C39_a_sharded_embedding_is_whole_and_a_softmax_over_local_heads_is_not_told() -> None:
+    """torch leaves the gradient of a row-wise embedding whole on each rank, beside weights that are divided."""
+    (one,), outcomes = run_ranks(read, 1), run_ranks(read, 2)
+    truth = [replace(s, sites={n: x for n, x in s.sites.items() if n != "heads"}) for s in one.value[0]]
+    told = [replace(s, sites_selected=t.sites_selected) for s, t in zip(outcomes[0].value[0], truth, strict=True)]
+    for found, expected in zip(told, truth, strict=True):
+        assert list(found.sites) == list(expected.sites)
+        assert_same(found, expected, without=("/order", "embed:in"))
+    assert any("heads: which part of a layer this rank has" in line for line in outcomes[0].log)
+
+
+def experts(rank: int, world: int) -> Answer:
+    """A stack of experts is divided among ranks that have other samples."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("ep",))
+    stack = nn.Parameter(distribute_tensor(torch.ones(4, 3, 3).double(), mesh, [Shard(0)]))
+    model.register_parameter("experts", stack)
+    return train(model, lambda step: [shard(rank, step)], clip=lambda model: None)
+
+
+def test_experts_that_are_divided_do_not_make_layers_divided() -> None:
+    outcomes = run_ranks(experts, 2)
+    last = outcomes[0].value[0][-1]
+    assert last.sites["0"].samples == sum(len(shard(rank, 24)) for rank in range(2))
+    assert last.parameters["experts"].weight_norm == pytest.approx(6)
+
+
+def flattened(rank: int, world: int) -> Answer:
+    """torchtitan shards over a mesh dimension that is two flattened into one."""
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("shards", "context"))
+    model = net()
+    fully_shard(model, mesh=mesh["shards", "context"]._flatten("both"))
+    return train(model, lambda step: [shard(rank, step)])
+
+
+def test_R46_shards_of_a_flattened_mesh_are_no_copies() -> None:
+    check(run_ranks(flattened, 2), alone(2))
+
+
+def undivided_loss(rank: int, world: int) -> Answer:
+    """torchtitan divides the loss itself, and has gradients added."""
+    model = net()
+    fully_shard(model)
+    model.set_gradient_divide_factor(1.0)  # type: ignore[attr-defined]
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **OPTIONS) as monitor:
+        for step in range(STEPS):
+            update(model, optimizer, iter([lambda step=step: loss_of(model(shard(rank, step))) / world]))
+        collectives = monitor._session.ranks.collectives
+    return monitor.snapshots, collectives, []
+
+
+def test_gradients_that_are_added_and_not_averaged_are_those_of_the_loss() -> None:
+    check(run_ranks(undivided_loss, 2), alone(2))
+
+
+def apart(rank: int, world: int) -> list[Snapshot]:
+    model = net()
+    fully_shard(model)
+    optimizer = sgd(model)
+    with Monitor(model, optimizer, **{**OPTIONS, "distributed": "off"}) as monitor:
+        update(model, optimizer, iter([lambda: loss_of(model(shard(rank, 0)))]))
+    return monitor.snapshots
+
+
+def test_R46_with_processes_apart_no_norm_of_a_part_is_told_either() -> None:
+    for outcome in run_ranks(apart, 2):
+        (snapshot,) = outcome.value
+        assert snapshot.grad_norm_total is None
+        assert all(parameter.weight_norm is None for parameter in snapshot.parameters.values())
+        assert snapshot.ranks is None

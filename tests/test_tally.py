@@ -246,7 +246,7 @@ def test_the_evidence_of_ranks_is_that_of_one_process(seed: int, every: int) -> 
 def parameters(*rows: tuple[ParameterRow, dict[str, float]], pieces: Any = None) -> Tally:
     tally = Tally.empty(Layout((), tuple(row for row, _ in rows)))
     for i, (_, values) in enumerate(rows):
-        tally.flags_PF[i] = True
+        tally.flags_PF[i] = True, True, True, False
         for name, value in values.items():
             tally.values_PV[i, VALUES.index(name)], tally.known_PV[i, VALUES.index(name)] = value, True
     return replace(tally, pieces=pieces or {})

@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore
 
 FAN = 16
 """Ranks that gather at once: one collective up to here, and a level more for every 16 times as many."""
 _SLACK = 1.25
 """Room for what the parcels grow later; a parcel that does not fit costs a second collective."""
 _LENGTH_BYTES = 8
+_PATIENCE_S = 2.0
+T = TypeVar("T")
 
 
 class Missing(RuntimeError):
@@ -55,7 +58,7 @@ class Group:
         if self._group is None:
             self._meet(len(parcel), terms, step)
         try:
-            self._announce(step)
+            self._say("at", str(step))
             sizes, parcels = self._gather_once(parcel)
             if max(sizes) > self._room:
                 self._room = int(max(sizes) * _SLACK)
@@ -67,20 +70,21 @@ class Group:
     def share(self, parcel: bytes | None) -> bytes:
         """What the first rank of the group has, for all of them."""
         first = self._me == 0
-        size = torch.tensor([len(parcel) if parcel is not None else 0])
+        size = torch.tensor([len(parcel) if parcel is not None else 0], device="cpu")
         self._broadcast(size)
-        body = torch.empty(int(size), dtype=torch.uint8)
+        body = torch.empty(int(size), dtype=torch.uint8, device="cpu")
         if first and parcel is not None:
             body = torch.frombuffer(bytearray(parcel), dtype=torch.uint8)
         self._broadcast(body)
         return body.numpy().tobytes()
 
     def close(self) -> None:
-        """Leave: whoever waits for this rank hears of it at once."""
+        """Leave: whoever waits for this rank, or comes later, hears of it at once."""
         self._group = None
+        self._say("left", "")
 
     def _gather_once(self, parcel: bytes) -> tuple[list[int], list[Any]]:
-        own = torch.zeros(_LENGTH_BYTES + self._room, dtype=torch.uint8)
+        own = torch.zeros(_LENGTH_BYTES + self._room, dtype=torch.uint8, device="cpu")
         told = np.frombuffer(np.array([len(parcel)], np.uint64).tobytes() + parcel[: self._room], np.uint8)
         own[: len(told)] = torch.from_numpy(told.copy())
         found = [torch.empty_like(own) for _ in self._ranks]
@@ -98,12 +102,14 @@ class Group:
 
     def _meet(self, size: int, terms: str, step: int) -> None:
         """Find the others, agree on the room, and connect."""
-        self._store.set(f"terms/{self._rank}", json.dumps([size, terms]))
+        self._say("terms", json.dumps([size, terms]))
         keys = [f"terms/{rank}" for rank in self._ranks]
         deadline, pause = time.monotonic() + self._timeout_s, 0.001
-        while not self._store.check(keys):
+        while not soon(partial(self._store.check, keys), otherwise=False):
+            if gone := self._gone():
+                raise Missing(f"{_named(gone)} has left")
             if time.monotonic() > deadline:
-                absent = [r for r, key in zip(self._ranks, keys, strict=True) if not self._store.check([key])]
+                absent = soon(lambda: [r for r in self._ranks if not self._store.check([f"terms/{r}"])], self._ranks)
                 raise Missing(f"{_named(absent)} had no monitor that merges, or had not come to step {step}")
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
@@ -111,22 +117,48 @@ class Group:
         for rank, (_, theirs) in zip(self._ranks, found, strict=True):
             if theirs != terms:
                 raise ValueError(f"rank {self._rank} has {terms}, rank {rank} has {theirs}; all must have the same")
+        if gone := self._gone():
+            raise Missing(f"{_named(gone)} has left")
         self._room = int(max(size for size, _ in found) * _SLACK)
-        inner = PrefixStore("gloo", self._store)
+        inner = within("gloo", self._store)
         timeout = timedelta(seconds=self._timeout_s)
         self._group = distributed.ProcessGroupGloo(inner, self._me, len(self._ranks), timeout=timeout)
 
-    def _announce(self, step: int) -> None:
-        self._store.set(f"at/{self._rank}", str(step))
+    def _gone(self) -> list[int]:
+        return soon(lambda: [r for r in self._ranks if self._store.check([f"left/{r}"])], [])
+
+    def _say(self, what: str, value: str) -> None:
+        """Tell the others something of this rank, if the store is still there."""
+        soon(lambda: self._store.set(f"{what}/{self._rank}", value), None)
 
     def _who(self, step: int) -> str:
         """Who has not come to this step, as far as the store tells."""
+        nobody: list[int] = []
+        late = soon(lambda: self._late(step), nobody)
+        return f"{_named(late)} had not come to step {step}: " if late else ""
+
+    def _late(self, step: int) -> list[int]:
+        at = [int(self._store.get(f"at/{r}")) if self._store.check([f"at/{r}"]) else None for r in self._ranks]
+        return [r for r, reached in zip(self._ranks, at, strict=True) if reached is None or reached < step]
+
+
+def within(name: str, store: Any) -> Any:
+    """A part of a store with keys of its own."""
+    return distributed.PrefixStore(name, store)  # type: ignore[attr-defined]
+
+
+def soon(work: Callable[[], T], otherwise: T, seconds: float = _PATIENCE_S) -> T:
+    """The answer of a store, if it comes: whoever asks one whose host is frozen waits for good, timeout or not."""
+    found: list[T] = []
+
+    def ask() -> None:
         with contextlib.suppress(Exception):
-            at = [int(self._store.get(f"at/{r}")) if self._store.check([f"at/{r}"]) else None for r in self._ranks]
-            late = [r for r, reached in zip(self._ranks, at, strict=True) if reached is None or reached < step]
-            if late:
-                return f"{_named(late)} had not come to step {step}: "
-        return ""
+            found.append(work())
+
+    thread = threading.Thread(target=ask, name="actdiag-store", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else otherwise
 
 
 def _named(ranks: Sequence[int]) -> str:
@@ -142,7 +174,7 @@ class Exchange:
         at, step = ranks.index(rank), 1  # every so many of them are in a group of this level
         while step == 1 or (at % step == 0 and step < len(ranks)):
             first = at // (step * fan) * step * fan
-            place = PrefixStore(f"level{step}/group{first}", store)
+            place = within(f"level{step}/group{first}", store)
             self._groups.append(Group(place, ranks[first : first + step * fan : step], rank, timeout_s))
             self._at_top = step * fan >= len(ranks)
             step *= fan

@@ -17,7 +17,7 @@ _CLIP_ROUNDING = 1e-6
 """Two norms of the same float32 gradient differ by less."""
 
 
-def finish_site(tally: Tally, i: int, known: Known, step: int, *, replicas: int = 1) -> SiteStats:
+def finish_site(tally: Tally, i: int, known: Known, step: int, *, replicas: float = 1) -> SiteStats:
     """SiteStats of one site. `replicas`: the loss is a mean over so many ranks, so each one's gradient is larger."""
     row = tally.layout.sites[i]
     values: dict[str, Any] = {"n": int(tally.sum_of(i, "elements")), "samples": int(tally.sum_of(i, "samples"))}
@@ -157,7 +157,8 @@ def _state(flags: dict[str, bool], zeros: float | None, elements: float | None) 
 def total_norms(tally: Tally, *, complete: bool = True) -> tuple[float | None, float | None]:
     """Total gradient norm before clipping, and the clip coefficient.
 
-    None where no gradient was seen, or where one of them cannot be told: its scale is unknown, or it is a part.
+    None where no gradient was seen, or where one of them cannot be told: its scale is unknown, or it is a part. Where
+    ranks have averaged after the backward, there is no telling how it was before clipping.
     """
     before = after = 0.0
     seen = False
@@ -172,7 +173,15 @@ def total_norms(tally: Tally, *, complete: bool = True) -> tuple[float | None, f
         seen = True
     if not seen:
         return None, None
-    clip = math.sqrt(after / before) if 0 < before < math.inf and math.isfinite(after) else None
-    if clip is not None and abs(clip - 1) < _CLIP_ROUNDING:
-        clip = 1.0
-    return _norm(before), clip
+    late = bool(tally.flags_PF[:, FLAGS.index("late")].any())
+    return _norm(before), None if late else _clip(before, after)
+
+
+def _clip(before: float, after: float) -> float | None:
+    """By what the gradient was shortened; None for one that was made longer, which is not what clipping does."""
+    if not 0 < before < math.inf or not math.isfinite(after):
+        return None
+    clip = math.sqrt(after / before)
+    if abs(clip - 1) < _CLIP_ROUNDING:
+        return 1.0
+    return clip if clip < 1 else None

@@ -24,6 +24,7 @@ from actdiag.collect.spread import local
 from actdiag.snapshot import Role
 
 WITHOUT_GRADIENTS = "it ran without gradients"
+NO_PLACE = "which part of a layer this rank has of it cannot be told"
 
 
 class Recorder(Protocol):
@@ -199,9 +200,8 @@ def observe(
             recorder.note_output(out, site)
             if recorder.parallel is not None:
                 site.place = recorder.parallel.locate(module, given, out, dim)
-            with quiet(mine):
-                if not site.add_forward(arrange(mine.detach(), dim), histogram=recorder.histograms):
-                    return
+            if not _add_output(site, recorder, mine, dim):
+                return
         source = _source(site, recorder, module, given, mine)
         if source is not None:
             read_gate(site, recorder, source, dim)
@@ -212,6 +212,14 @@ def observe(
         return
     if recorder.recording and recorder.gradients and out.requires_grad and out.grad_fn is not None:
         catch_gradient(out, site, recorder, owned=_has_parameters(module))
+
+
+def _add_output(site: Site, recorder: Recorder, mine: Tensor, dim: int) -> bool:
+    if recorder.parallel is not None and site.place is None:
+        site.refused = NO_PLACE
+        return False
+    with quiet(mine):
+        return site.add_forward(arrange(mine.detach(), dim), histogram=recorder.histograms)
 
 
 def _source(

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actdiag.collect.recent import join_times
-from actdiag.collect.tally import Floats, Piece, Tally, Times
+from actdiag.collect.tally import FLAGS, VALUES, Floats, Piece, Tally, Times
 from actdiag.collect.widening import join_layouts, widen
+
+_SAME = 1e-4
+"""Relative difference up to which squared norms are those of one tensor; copies that are kept equal differ by less."""
 
 
 def join(tallies: Sequence[Tally]) -> Tally:
@@ -29,6 +32,10 @@ def join(tallies: Sequence[Tally]) -> Tally:
         return wide[0]
     n_C, mean_C, m2_C = _join_moments(wide)
     values_PV, known_PV = _join_values(wide)
+    unlike_P, late_P = _unlike(wide, "weight"), _unlike(wide, "grad") & ~_unlike(wide, "clipped")
+    flags_PF = _over(wide, "flags_PF", np.logical_or)
+    flags_PF[:, FLAGS.index("late")] |= late_P
+    values_PV[late_P, VALUES.index("grad")] = values_PV[late_P, VALUES.index("clipped")]
     octaves_S2U, used_U = _join_octaves(wide)
     return Tally(
         layout=layout,
@@ -46,8 +53,11 @@ def join(tallies: Sequence[Tally]) -> Tally:
         used_U=used_U,
         values_PV=values_PV,
         known_PV=known_PV,
-        flags_PF=_over(wide, "flags_PF", np.logical_or),
+        flags_PF=flags_PF,
         pieces=_join_pieces([tally.pieces for tally in wide]),
+        unlike=frozenset().union(
+            *(tally.unlike for tally in wide), (layout.parameters[i].name for i in np.flatnonzero(unlike_P))
+        ),
         conflicts=frozenset().union(*(tally.conflicts for tally in wide)),
     )
 
@@ -90,6 +100,18 @@ def _join_values(tallies: Sequence[Tally]) -> tuple[Floats, NDArray[np.bool_]]:
     first_PV = np.take_along_axis(values_RPV, known_RPV.argmax(0)[None], 0)[0]
     summed_PV = np.where(known_RPV, values_RPV, 0.0).sum(0)
     return np.where(part_P[:, None], summed_PV, first_PV), _over(tallies, "known_PV", np.logical_or)
+
+
+def _unlike(tallies: Sequence[Tally], value: str) -> NDArray[np.bool_]:
+    """Of which parameters ranks have a value that should be the same everywhere, and is not."""
+    column = VALUES.index(value)
+    known_RP = np.stack([tally.known_PV[:, column] for tally in tallies])
+    values_RP = np.stack([tally.values_PV[:, column] for tally in tallies])
+    high_P, low_P = np.where(known_RP, values_RP, -np.inf).max(0), np.where(known_RP, values_RP, np.inf).min(0)
+    whole_P = np.array([not row.part for row in tallies[0].layout.parameters], np.bool_)
+    with np.errstate(invalid="ignore"):
+        differs: NDArray[np.bool_] = whole_P & (high_P - low_P > _SAME * np.abs(high_P)) & np.isfinite(high_P)
+    return differs
 
 
 def _join_pieces(pieces: Sequence[Mapping[Piece, Floats]]) -> dict[Piece, Floats]:

@@ -42,16 +42,20 @@ class TensorParallel:
         """The next tensor has no layer before it."""
         self._last = None
 
-    def locate(self, module: nn.Module | None, x: Any, out: Tensor, unit_dim: int) -> Place:
-        """The place of what a module makes of `x`. Raises ValueError where it cannot be told."""
+    def locate(self, module: nn.Module | None, x: Any, out: Tensor, unit_dim: int) -> Place | None:
+        """The place of what a module makes of `x`; None where it cannot be told, ValueError where it makes no sense."""
         mine = local(out)
         width = mine.shape[unit_dim] if mine.ndim else 1
         shape = mine.ndim, unit_dim, width
         kind, units = self._by_placement(out, unit_dim)
         if not kind:
             kind, units = self._by_weight(module, x, mine, width)
+        if not kind and self._last is not None and self._last[0] == shape:
+            kind = self._last[1]
         if not kind:
-            kind, units = (self._last[1], 0) if self._last is not None and self._last[0] == shape else ("copy", 0)
+            if self._last is not None and (module is None or next(module.parameters(), None) is None):
+                return None  # of another shape than the layer before: heads of attention, halves of a fused layer
+            kind = "copy"
         self._last = shape, kind
         return self._place(kind, units, width)
 
@@ -91,8 +95,11 @@ class TensorParallel:
         """Of a plain tensor that comes from a layer whose weight is divided, or only kept as a DTensor."""
         weight = getattr(module, "weight", None)
         dim = _dim_in(weight, self._mesh, self._dim)
-        if dim is None or weight is None or weight.ndim < 2:
-            return ("other", 0) if dim is not None else ("", 0)  # a norm of a sequence that is divided
+        if dim is None or weight is None:
+            return "", 0
+        if weight.ndim < 2:  # a normalization: of a sequence that is divided, if its input does not say otherwise
+            kind, _ = self._by_placement(x, x.ndim - 1) if isinstance(x, Tensor) else ("", 0)
+            return ("copy" if kind == "copy" else "other"), 0
         whole = int(weight.shape[1 if isinstance(module, nn.Embedding) else 0])
         chunk = -(-whole // self.size)
         if width == whole:
@@ -125,7 +132,8 @@ def find_parallel(models: Iterable[nn.Module]) -> TensorParallel | None:
     """The dimension along which layers are divided, if there is one: a DTensor's that is not of fully_shard."""
     for model in models:
         sharded = _sharding_dims(model)
-        for parameter in model.parameters():
+        # Experts (one parameter for several of them) are divided among ranks that have other samples: no layer is.
+        for parameter in _of_layers(model):
             mesh = getattr(parameter, "device_mesh", None)
             if mesh is None or mesh.get_coordinate() is None:
                 continue
@@ -137,15 +145,37 @@ def find_parallel(models: Iterable[nn.Module]) -> TensorParallel | None:
     return None
 
 
+def _of_layers(model: nn.Module) -> Iterable[Tensor]:
+    """Parameters of layers: not stacks of experts, which are divided among ranks that have other samples."""
+    for module in model.modules():
+        convolves = isinstance(module, nn.modules.conv._ConvNd)
+        yield from (p for p in module.parameters(recurse=False) if p.ndim < 3 or convolves)
+
+
 def _sharding_dims(model: nn.Module) -> set[Any]:
     """Meshes of fully_shard, and the names of their dimensions."""
     found: set[Any] = set()
     for module in model.modules():
-        ask: Any = getattr(module, "_get_fsdp_state", None)
-        state = ask() if callable(ask) else None
-        groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
-        for group in groups:
+        for group in _sharding_groups(module):
             mesh = getattr(getattr(group, "mesh_info", None), "mesh", None)
             if mesh is not None:
                 found |= {mesh, *(mesh.mesh_dim_names or ())}
     return found
+
+
+def _sharding_groups(module: nn.Module) -> list[Any]:
+    ask: Any = getattr(module, "_get_fsdp_state", None)
+    state = ask() if callable(ask) else None
+    return list(getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)])
+
+
+def gradient_divisor(models: Iterable[nn.Module]) -> float | None:
+    """By what fully_shard divides the summed gradients where it was told to (`set_gradient_divide_factor`)."""
+    found = {
+        getattr(group, "gradient_divide_factor", None)
+        for model in models
+        for module in model.modules()
+        for group in _sharding_groups(module)
+        if group is not None
+    }
+    return float(found.pop() or 0) or None if len(found) == 1 else None

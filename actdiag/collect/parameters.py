@@ -19,7 +19,7 @@ from actdiag.collect.gradients import Accumulated, dense, has_norm, queue_callba
 from actdiag.collect.moments import count
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.sites import clean_names
-from actdiag.collect.spread import flat_shares, local, share_of, term_of
+from actdiag.collect.spread import as_parameter, flat_shares, local, share_of, term_of
 
 
 class ParameterWatch:
@@ -32,7 +32,7 @@ class ParameterWatch:
         self._models = [(name, weakref.ref(module)) for name, module in named]
         self._fail = fail
         self._several = several
-        self._asked = False
+        self._asked: set[int] = set()
         self._handles: list[RemovableHandle] = []
         self._own: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
         self._always_updates = False
@@ -41,6 +41,7 @@ class ParameterWatch:
         """Begin a recorded step: note every gradient's norm when it has been accumulated."""
         self.release()
         self._always_updates = False
+        self._asked.clear()
         seen: set[int] = set()
         alive = [(prefix, module) for prefix, ref in self._models if (module := ref()) is not None]
         flat = flat_shares(module for _, module in alive) if self._several else {}
@@ -74,12 +75,13 @@ class ParameterWatch:
 
         What averages them is itself called at the end of the backward, in the order of asking: so ask once more then.
         """
-        if not self._asked:
-            self._asked = True
-            queue_callback(lambda: queue_callback(self._read_accumulated))
+        task = torch._C._current_graph_task_id()  # a backward that raised has never come to what it was asked for
+        if task not in self._asked:
+            self._asked.add(task)
+            queue_callback(lambda: queue_callback(lambda: self._read_accumulated(task)))
 
-    def _read_accumulated(self) -> None:
-        self._asked = False
+    def _read_accumulated(self, task: int) -> None:
+        self._asked.discard(task)
         try:
             with torch.no_grad():
                 self._note_accumulated()
@@ -89,7 +91,8 @@ class ParameterWatch:
     def _note_accumulated(self) -> None:
         for p, record in self._alive():
             record.fresh = record.fresh or (record.flat and p.grad is not None)
-        seen = [(p.grad, r) for p, r in self._alive() if p.grad is not None and r.fresh and not r.taken]
+        # Of all: DDP gives a gradient to a parameter that only other ranks have used, and no hook fires for it here.
+        seen = [(as_parameter(p.grad, p), r) for p, r in self._alive() if p.grad is not None and not r.taken]
         found = [dense(grad) for grad, _ in seen]
         for (grad, record), values, norm in zip(seen, found, squares(found), strict=True):
             record.scaled = True
@@ -136,7 +139,7 @@ class ParameterWatch:
 
     def _read_gradients(self, pairs: list[tuple[nn.Parameter, ParameterRecord]]) -> None:
         """Norms, zeros and sizes of the gradients as the optimizer will see them."""
-        seen = [(p.grad, record) for p, record in pairs if p.grad is not None and has_norm(p)]
+        seen = [(as_parameter(p.grad, p), record) for p, record in pairs if p.grad is not None and has_norm(p)]
         found = [dense(grad) for grad, _ in seen]
         for (grad, record), values, norm in zip(seen, found, squares(found), strict=True):
             record.has_grad = True
@@ -165,7 +168,9 @@ class ParameterWatch:
 
     def read_clipped(self) -> None:
         """Take the gradients once more, after clipping (where the first reading came before it)."""
-        seen = [(p.grad, record) for p, record in self._alive() if p.grad is not None and record.has_grad]
+        seen = [
+            (as_parameter(p.grad, p), record) for p, record in self._alive() if p.grad is not None and record.has_grad
+        ]
         found = [dense(grad) for grad, _ in seen]
         for (grad, record), values, norm in zip(seen, found, squares(found), strict=True):
             if not record.keep_piece("clipped", term_of(grad), values):

@@ -59,6 +59,7 @@ def pack(word: Word, tally: Tally) -> bytes:
             "used": counts.shape[2],
             "small": small,
             "pieces": [[*piece, len(values)] for piece, values in tally.pieces.items()],
+            "unlike": sorted(tally.unlike),
             "conflicts": sorted(tally.conflicts),
         }
     ).encode()
@@ -94,6 +95,7 @@ def unpack(parcel: bytes | memoryview) -> tuple[Word, Tally]:
         known_PV=read.bits((p, len(VALUES))),
         flags_PF=read.bits((p, len(FLAGS))),
         pieces={Piece(*piece): read.take(np.float64, (size,)) for *piece, size in head["pieces"]},
+        unlike=frozenset(head["unlike"]),
         conflicts=frozenset(head["conflicts"]),
     )
 

@@ -38,6 +38,7 @@ def place(tally: Tally, places: Sequence[Place | None]) -> Tally:
         known_PV=tally.known_PV,
         flags_PF=tally.flags_PF,
         pieces=tally.pieces,
+        unlike=tally.unlike,
         conflicts=tally.conflicts,
     )
 

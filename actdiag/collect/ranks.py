@@ -7,19 +7,19 @@ warning, and each rank goes on with its own numbers; the training is never held 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore
+from torch import distributed, nn
 
-from actdiag.collect.exchange import Exchange
+from actdiag.collect.exchange import Exchange, soon, within
 from actdiag.collect.joining import join
 from actdiag.collect.memory import Memory
-from actdiag.collect.parallel import Place
+from actdiag.collect.parallel import Place, gradient_divisor
 from actdiag.collect.parcel import Word, pack, unpack
 from actdiag.collect.placing import place
 from actdiag.collect.schedule import Schedule
@@ -28,6 +28,13 @@ from actdiag.config import Options
 
 logger = logging.getLogger("actdiag")
 
+_NAMED = 6
+_LATE = "late"
+_OTHER_UNITS = "ranks have different numbers of units there, which cannot be merged; the first rank's count"
+_OTHER_WEIGHTS = (
+    "ranks have different weights there; the first rank's are told. Is it DistributedDataParallel's forward that is "
+    "called, and do all ranks make the same updates?"
+)
 _TERMS = ("log_every_n_steps", "watch_every_n_steps", "start_step", "end_step", "max_overhead", "prefix")
 """Options that decide which steps are recorded: they must be the same on every rank."""
 
@@ -90,28 +97,37 @@ def combine(parcels: Sequence[bytes | memoryview]) -> bytes:
 class Ranks:
     """The ranks as one of them sees them. `merging`: they still tell each other; `leads`: this one speaks for them.
 
-    `idle`: this one observes nothing. `shared_by`: so many ranks have the same samples, and parts of layers.
+    `idle`: this one observes nothing. `several`: processes train together, whatever `distributed` says.
     """
 
     def __init__(self, options: Options, models: Iterable[Any]) -> None:
-        self._team = team_of(models) if options.distributed != "off" else Team(0, (0,))
+        team = team_of(models)
+        self.several = len(team.ranks) > 1
+        self._team = team if options.distributed != "off" else Team(0, (0,))
         self.leads, self.world = self._team.leads, len(self._team.ranks)
         self.merging = options.distributed == "merge" and self.world > 1
         self.idle = options.distributed == "rank0" and not self.leads
-        self.shared_by = 1
+        self._shared_by = 1
+        self._divisor: float | None = None
         self._options = options
         self._exchange: Exchange | None = None
         self._told: set[str] = set()
 
+    def look_at(self, models: Iterable[nn.Module], shared_by: int) -> None:
+        """How many ranks share samples, having parts of layers; by what fully_shard was told to divide gradients."""
+        self._shared_by, self._divisor = shared_by, gradient_divisor(models)
+
     @property
     def complete(self) -> bool:
         """Whether what is divided among ranks is known as a whole."""
-        return self.world == 1 or self.merging
+        return not self.several or self.merging
 
     @property
-    def replicas(self) -> int:
+    def replicas(self) -> float:
         """Over so many ranks the loss is a mean: what data-parallel training divides the gradients by."""
-        return self.world // self.shared_by if self._options.distributed == "merge" else 1
+        if self._options.distributed != "merge":
+            return 1
+        return self._divisor or self.world // self._shared_by
 
     @property
     def collectives(self) -> int:
@@ -124,6 +140,7 @@ class Ranks:
         `places`: which parts of layers its sites are, where layers are divided among ranks.
         """
         if not self.merging:
+            self._tell_late()
             return word, tally
         try:
             if self._exchange is None:
@@ -133,7 +150,7 @@ class Ranks:
         except Exception as error:
             self.leave(word.step, f"{type(error).__name__}: {error}")
             return word, tally
-        self._tell_conflicts(found[1])
+        self._tell(found[1])
         return found
 
     def agree(self, schedule: Schedule, memory: Memory, word: Word | None = None) -> None:
@@ -142,23 +159,28 @@ class Ranks:
         if not self.merging:
             schedule.agree(None)
         elif word is None:
-            schedule.agree(schedule.wanted())
+            schedule.agree(schedule.agreed or schedule.wanted())
         else:
             schedule.agree({"record": word.record_steps, "watch": word.watch_steps})
 
     def close(self) -> None:
-        """Leave the others; whoever waits for this rank hears of it."""
-        if self._exchange is not None:
-            self._exchange.close()
+        """Leave the others; whoever waits for this rank, or comes to the first recorded step after it, hears of it."""
+        with contextlib.suppress(Exception):
+            if self._exchange is None and self.merging and distributed.is_initialized():
+                self._exchange = self._open()
+            if self._exchange is not None:
+                self._exchange.close()
 
     def _open(self) -> Exchange:
         """Our own place in the default store: the n-th monitor of a prefix meets the n-th of the other ranks."""
         timeout_s = self._options.merge_timeout_s
         store: Any = distributed.distributed_c10d._get_default_store()
-        store = PrefixStore(f"actdiag/{self._options.prefix}/{self._team.ranks[0]}+{self.world}", store.clone())
+        store = within(f"actdiag/{self._options.prefix}/{self._team.ranks[0]}+{self.world}", store.clone())
         store.set_timeout(timedelta(seconds=timeout_s))
-        number = store.add(f"made/{self._team.rank}", 1)
-        return Exchange(PrefixStore(str(number), store), self._team.rank, self._team.ranks, timeout_s=timeout_s)
+        number = soon(lambda: int(store.add(f"made/{self._team.rank}", 1)), 0)
+        if not number:
+            raise TimeoutError("the store of the process group does not answer")
+        return Exchange(within(str(number), store), self._team.rank, self._team.ranks, timeout_s=timeout_s)
 
     def _terms(self) -> str:
         return ", ".join(f"{name}={getattr(self._options, name)!r}" for name in _TERMS)
@@ -175,11 +197,21 @@ class Ranks:
             "sees itself; the training goes on", step, why, self._team.rank,
         )  # fmt: skip
 
-    def _tell_conflicts(self, tally: Tally) -> None:
-        fresh = sorted(tally.conflicts - self._told)
-        self._told |= tally.conflicts
-        if fresh and self.leads:
+    def _tell_late(self) -> None:
+        """Say once that processes have met after the monitor was made, which could not know of them."""
+        if self.several or not distributed.is_available() or not distributed.is_initialized() or _LATE in self._told:
+            return
+        if distributed.get_world_size() > 1:
+            self._told.add(_LATE)
             logger.warning(
-                "actdiag: %s: ranks have different numbers of units, which cannot be merged; the first rank's count",
-                ", ".join(fresh),
-            )  # fmt: skip
+                "actdiag: init_process_group was called after the monitor was made, so every process tells and writes "
+                "what it sees itself; make the monitor after it"
+            )
+
+    def _tell(self, tally: Tally) -> None:
+        """Say once what cannot be merged, and what should not differ."""
+        for names, what in ((tally.conflicts, _OTHER_UNITS), (tally.unlike, _OTHER_WEIGHTS)):
+            fresh = sorted(names - self._told)
+            self._told |= names
+            if fresh and self.leads:
+                logger.warning("actdiag: %s: %s", ", ".join(fresh[:_NAMED]) + (", ..." if fresh[_NAMED:] else ""), what)

@@ -180,7 +180,7 @@ def _add_units(tally: Tally, units: slice, watched: slice, groups: Groups) -> No
 
 
 def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> None:
-    tally.flags_PF[i] = record.requires_grad, record.in_optimizer, record.has_grad
+    tally.flags_PF[i] = record.requires_grad, record.in_optimizer, record.has_grad, False
     if record.copied:  # another rank has the same part, and tells of it
         return
     values = {

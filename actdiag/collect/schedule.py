@@ -120,6 +120,11 @@ class Schedule:
         """The intervals that the budget asks for now: record and watch."""
         return {mode: self.budget.interval(mode, configured) for mode, configured in self._configured().items()}
 
+    @property
+    def agreed(self) -> dict[str, int] | None:
+        """What ranks have agreed on."""
+        return self._agreed
+
     def agree(self, intervals: Mapping[str, int] | None) -> None:
         """Ranks that merge keep to intervals they have agreed on, whatever each one's clock says; None: no more."""
         self._agreed = None if intervals is None else dict(intervals)
@@ -145,7 +150,9 @@ class Schedule:
         `next_step`: the first that has not ended. Where it has begun, it begins again after a resume.
         """
         due = self._next if self._decided < next_step else self._due_before
-        return {"next": dict(due), "configured": self._configured(), "budget": self.budget.state()}
+        return {
+            "next": dict(due), "configured": self._configured(), "agreed": self._agreed, "budget": self.budget.state(),
+        }  # fmt: skip
 
     @staticmethod
     def restored(state: Mapping[str, Any], options: Options) -> Schedule:
@@ -159,6 +166,9 @@ class Schedule:
         now = schedule._configured()
         schedule._next = {mode: whole(due, mode) if now[mode] == before.get(mode) else 0 for mode in _OBSERVED}
         schedule.budget.load(mapping(state, "budget"))
+        if state.get("agreed") is not None:  # a state that each rank has saved of its own holds what it has measured
+            agreed = mapping(state, "agreed")
+            schedule._agreed = {mode: max(now[mode], whole(agreed, mode)) for mode in _OBSERVED}
         return schedule
 
     def _configured(self) -> dict[Literal["watch", "record"], int]:

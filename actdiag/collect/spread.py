@@ -55,6 +55,18 @@ def _apart(placement: Any) -> bool:
     return not placement.is_replicate() and not placement.is_partial()
 
 
+def as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient laid out as its parameter, where this rank can cut its part out of a copy: no communication."""
+    have, want = (getattr(x, "placements", None) for x in (gradient, parameter))
+    if have is None or want is None or have == want:
+        return gradient
+    if any(a != b and not (a.is_replicate() and b.is_shard()) for a, b in zip(have, want, strict=True)):
+        return gradient
+    with torch.no_grad():
+        laid_out: Tensor = gradient.detach().redistribute(gradient.device_mesh, want)  # type: ignore[attr-defined]
+    return laid_out
+
+
 class Term(NamedTuple):
     """A gradient that is one term of a sum over ranks: of which shard, by what to multiply it, told by another rank."""
 
@@ -84,12 +96,18 @@ def term_of(gradient: Tensor) -> Term | None:
 def _replica(mesh: Any) -> bool:
     """Whether the mesh is one of several that hold the same, and not the first of them."""
     root = mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else None
-    names, own = getattr(root, "mesh_dim_names", None), getattr(mesh, "mesh_dim_names", None) or ()
+    names = getattr(root, "mesh_dim_names", None)
     if root is None or root is mesh or names is None:
         return False
-    at = root.get_coordinate() or ()
-    others = (where for name, where in zip(names, at, strict=True) if name not in own and name not in _PIPELINE)
-    return any(where > 0 for where in others)
+    # The ranks of a mesh tell along which dimensions of the root it runs: a flattened one has a name of its own.
+    mine = root.mesh == torch.distributed.get_rank()
+    at = mine.nonzero()[0].tolist() if bool(mine.any()) else []
+    inside = torch.isin(root.mesh, mesh.mesh)
+    for dim, (name, where) in enumerate(zip(names, at, strict=False)):
+        line = inside[tuple(slice(None) if d == dim else x for d, x in enumerate(at))]
+        if where > 0 and name not in _PIPELINE and not bool(line[0]):
+            return True
+    return False
 
 
 def flat_shares(models: Iterable[nn.Module]) -> dict[int, Share]:

@@ -35,7 +35,8 @@ SUMS = (
 VALUES = ("weight", "grad", "clipped", "zeros", "elements", "update", "base")
 """Columns of `values_PV`: squares of weights, of the gradient before and after clipping, of update and base; zeros
 and elements of the gradient."""
-FLAGS = ("requires_grad", "in_optimizer", "has_grad")
+FLAGS = ("requires_grad", "in_optimizer", "has_grad", "late")
+"""`late`: ranks had different gradients when the backward ended, and the same ones in the update."""
 
 
 ALL_OCTAVES = np.arange(BINS, dtype=np.int64)
@@ -91,7 +92,8 @@ class Tally:
     """The columns. `times` has the times of observation of each site, None for one that is not watched.
 
     `scale_S`: by what the gradient of a site is multiplied; NaN where nobody knows, 0 where there is none. `pieces`:
-    gradients that ranks have still to add up before anything can be said of them; those of one key add.
+    gradients that ranks have still to add up before anything can be said of them; those of one key add. `unlike`:
+    parameters of which ranks should have the same and have not; `conflicts`: sites that cannot be joined.
     """
 
     layout: Layout
@@ -111,6 +113,7 @@ class Tally:
     known_PV: NDArray[np.bool_]
     flags_PF: NDArray[np.bool_]
     pieces: Mapping[Piece, Floats] = field(default_factory=dict)
+    unlike: frozenset[str] = field(default=frozenset())
     conflicts: frozenset[str] = field(default=frozenset())
 
     @staticmethod

@@ -63,7 +63,9 @@ def widen(tally: Tally, layout: Layout) -> Tally:
                 getattr(wide, name)[to] = getattr(tally, name)[of]
     for name in ("values_PV", "known_PV", "flags_PF"):
         getattr(wide, name)[at_P] = getattr(tally, name)
-    return replace(wide, times=tuple(times), pieces=tally.pieces, conflicts=tally.conflicts | conflicts)
+    return replace(
+        wide, times=tuple(times), pieces=tally.pieces, unlike=tally.unlike, conflicts=tally.conflicts | conflicts
+    )
 
 
 class _Extent(NamedTuple):
