@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mutants_io import EDITS, TESTS
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
+from mutants_rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -211,7 +212,7 @@ MUTANTS = [
 MUTANTS += [
     Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
-MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS]]
+MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 
 
 def survives(mutant: Mutant) -> bool:

@@ -352,6 +352,7 @@ def test_training_with_fsdp2_is_the_same(how: str, use: str, results: Find) -> N
     "processes",
     "tensor parallelism (`ColwiseParallel`, `RowwiseParallel`) on two ranks; eager and compiled",
     exact="the training of every rank, bit for bit; the names of the model without wrappers",
+    not_observed="a checkpoint inside of compiled code: torch 2.13 cannot trace it, with or without a monitor",
     proves=("C39",),
 )
 @pytest.mark.parametrize(("how", "use"), parameters("tp"))

@@ -336,6 +336,63 @@ def test_C38_names_are_the_authors_with_wrappers_at_any_depth() -> None:
     assert "head.module.weight" in found.value[1]
 
 
+# Pipelines ----------------------------------------------------------------------------------------------------
+
+
+def stage(number: int) -> nn.Module:
+    torch.manual_seed(number)
+    return nn.Sequential(nn.Linear(6, 6), nn.ReLU()).double()
+
+
+def pipeline(rank: int, world: int) -> tuple[list[Snapshot], int, list[str]]:
+    """Each rank has one stage; activations go on to the next, gradients back."""
+    own = stage(rank)
+    optimizer = sgd(own)
+    with Monitor({f"stage{rank}": own}, optimizer, **OPTIONS) as monitor:
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            x = shard(0, step) if rank == 0 else torch.empty_like(shard(0, step)).requires_grad_()
+            if rank == 1:
+                distributed.recv(x.data, 0)
+                loss_of(own(x)).backward()  # type: ignore[no-untyped-call]
+                distributed.send(x.grad, 0)
+            else:
+                out = own(x)
+                distributed.send(out.detach(), 1)
+                back = torch.empty_like(out)
+                distributed.recv(back, 1)
+                out.backward(back)  # type: ignore[no-untyped-call]
+            optimizer.step()
+        collectives = monitor._session.ranks.collectives
+    return monitor.snapshots, collectives, [str(finding) for finding in monitor.findings]
+
+
+def one_pipeline() -> list[Snapshot]:
+    stages = [stage(number) for number in range(2)]
+    optimizer = sgd(nn.ModuleList(stages))
+    with Monitor({f"stage{n}": module for n, module in enumerate(stages)}, optimizer, **OPTIONS) as monitor:
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss_of(stages[1](stages[0](shard(0, step)))).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return monitor.snapshots
+
+
+@regime(
+    "processes",
+    "stages of a pipeline, each under a name of its own",
+    exact="all stages in one snapshot, each with its own statistics and parameters; totals over all of them",
+    approximate="gradients at sites are divided by the number of ranks, as if they were data-parallel",
+    proves=("R48",),
+)
+def test_R48_stages_of_a_pipeline_are_told_together() -> None:
+    outcomes, truth = run_ranks(pipeline, 2), one_pipeline()
+    check(outcomes, truth, without=("/grad_rms", "/grad_histogram"))
+    assert list(outcomes[0].value[0][0].sites) == [
+        "stage0.0:in", "stage1.0:in", "stage0.0", "stage0.1", "stage1.0", "stage1.1",
+    ]  # fmt: skip
+
+
 # What ranks agree on ---------------------------------------------------------------------------------------
 
 

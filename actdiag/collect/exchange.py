@@ -110,7 +110,10 @@ class Group:
                 raise Missing(f"{_named(gone)} has left")
             if time.monotonic() > deadline:
                 absent = soon(lambda: [r for r in self._ranks if not self._store.check([f"terms/{r}"])], self._ranks)
-                raise Missing(f"{_named(absent)} had no monitor that merges, or had not come to step {step}")
+                raise Missing(
+                    f"{_named(absent)} had no monitor that merges, or had not come to step {step}; make the monitor on "
+                    "every rank, or use distributed='rank0' or 'off'"
+                )
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
         found = [json.loads(value) for value in self._store.multi_get(keys)]

@@ -12,10 +12,15 @@ from typing import Any
 from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.activations import off_center, saturated_activation
+from actdiag.diagnose.rules.collapse import collapsed_activation
 from actdiag.diagnose.rules.gradients import exploding_gradient, vanishing_gradient
 from actdiag.diagnose.rules.nonfinite import non_finite
 from actdiag.diagnose.rules.reading import module_of
+from actdiag.diagnose.rules.scale import exploding_activation
+from actdiag.diagnose.rules.underflow import gradient_underflow
 from actdiag.diagnose.rules.units import dead_units
+from actdiag.diagnose.rules.updates import oversized_update, stalled_update
+from actdiag.diagnose.rules.wiring import no_gradient
 from actdiag.snapshot import Snapshot
 
 logger = logging.getLogger("actdiag")
@@ -27,8 +32,14 @@ RULES: dict[str, Rule] = {
     "dead-units": dead_units,
     "saturated-activation": saturated_activation,
     "off-center": off_center,
+    "exploding-activation": exploding_activation,
+    "collapsed-activation": collapsed_activation,
     "vanishing-gradient": vanishing_gradient,
     "exploding-gradient": exploding_gradient,
+    "no-gradient": no_gradient,
+    "stalled-update": stalled_update,
+    "oversized-update": oversized_update,
+    "gradient-underflow": gradient_underflow,
 }
 """Slug -> rule. A slug is for ever: it is the name in code, in TensorBoard, in the docs and in `ignore`."""
 
@@ -80,7 +91,8 @@ class Ledger:
     def state(self) -> dict[str, Any]:
         """The findings, the running episodes and the snapshots that rules look back on, as plain values.
 
-        Histograms are left out: no rule looks at them, and they are most of a snapshot.
+        Histograms are left out: they are most of a snapshot, and the one rule that looks at them (gradient-underflow)
+        needs only those of the last two.
         """
         return {
             "findings": [_plain(finding.to_dict()) for finding in self.findings],

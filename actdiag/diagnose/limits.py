@@ -1,7 +1,8 @@
 """Every threshold once, with its source.
 
 "Healthy" is two surveys of healthy training runs that look odd: 33 programs with two seeds, and 47 with four seeds.
-"Faulty" is the same for 32 and 39 programs with a known fault.
+"Faulty" is the same for 32 and 39 programs with a known fault. Limits from `unreached_steps` on were set on 33 programs
+(17 healthy) with three seeds and on 19 more healthy ones.
 """
 
 from __future__ import annotations
@@ -71,3 +72,70 @@ class Limits:
 
     overflowing_snapshots: int = 3
     """A loss scaler that finds no finite scale in so many snapshots will not find one."""
+
+    unreached_steps: int = 100
+    unreached_snapshots: int = 3
+    """No gradient for more than 100 steps, in this many snapshots (facts/metrics.md, 7: "detached")."""
+    unreached_error_snapshots: int = 6
+    unreached_share: float = 0.5
+    """If the optimizer does not hold more than half of the layers, that was a choice (adapters, a new head)."""
+
+    fp16_smallest: int = -24
+    """Exponent of the smallest number of fp16, 2^-24 = 6e-8; everything below 2^-25 becomes 0."""
+    underflow_share: float = 0.2
+    underflow_near: float = 100.0
+    """Share of the gradient within a factor 4 of the smallest number, and root mean square over it. Underflow: 0.26 to
+    1.0, and 1 to 41; healthy pure fp16 training: up to 0.06, and 4e4. What has converged loses only its tail."""
+    underflow_octaves: int = 3
+    """A single number (1/n of a mean) may lie there by chance, unless no gradient of the model is below it."""
+    underflow_lost: float = 0.99
+    underflow_snapshots: int = 2
+
+    stalled_update: float = 3e-6
+    """Size of the update over that of all weights. Healthy from 1.3e-4 on, fine-tuning with Adam at 1e-5 from 1.6e-5
+    on; a learning rate of 1e-7 (Adam) 2e-7 to 1.3e-6."""
+    stalled_steps: int = 100
+    stalled_snapshots: int = 4
+    stalled_error_snapshots: int = 8
+    stalled_rise: float = 3.0
+    """The last two snapshots over the first two: a linear warm-up from 0 has 5 after four snapshots, then more."""
+    stalled_gradient: float = 1e-3
+    """Gradient over weights, the smallest of the run. At a rate of 1e-7 0.06; where the loss has converged before the
+    run, up to 4e-4: there, small updates are right."""
+
+    oversized_update: float = 0.1
+    oversized_snapshots: int = 3
+    """Healthy after the first snapshot: up to 0.08, in one snapshot; at the first, up to 0.95 (Adam and small initial
+    weights)."""
+    oversized_jump: float = 0.2
+    oversized_over_usual: float = 10.0
+    """Rate spike: 0.25 to 0.73, at least 30 times the usual."""
+    grown_weights: float = 10.0
+    grown_steps: int = 50
+    grown_steps_at_most: int = 500
+    grown_rms: float = 10.0
+    """Norm of all weights over that of 50 steps or a snapshot before, and size of the hidden activations, which grow as
+    much. Healthy: up to 36 (small initial weights, whose activations reach 7) and 5.5 (targets in the thousands);
+    runs whose fault is too high a rate 17 to 8e4."""
+    grown_error: float = 100.0
+
+    exploding_activation: float = 1e3
+    exploding_activation_error: float = 1e5
+    """Largest hidden activation (root mean square) over that of the first snapshot, and in absolute size. Healthy: up
+    to 290 times (small initial weights), and 94 (targets in the thousands); blown up by updates 1.3e3 to 5e9."""
+    exploding_depth: float = 100.0
+    exploding_depth_error: float = 1e4
+    """The last quarter of the layers over the first, growing all the way, and in absolute size (facts/metrics.md, 7);
+    healthy residual streams up to 4."""
+    fp16_largest: float = 65504.0
+    near_largest: float = 0.5
+
+    collapsed: float = 1.2e-7
+    """1 - mean energy: what depends on the sample, in float32 indistinguishable from 0. A healthy autoencoder was at
+    1.5e-6 for 150 steps before it began to learn."""
+    collapsed_still: float = 1e-6
+    """What has collapsed is collapsed up to here."""
+    collapsed_steps: int = 50
+    collapsed_samples: int = 32
+    collapsed_snapshots: int = 4
+    collapsed_error_snapshots: int = 8

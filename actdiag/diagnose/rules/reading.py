@@ -72,6 +72,26 @@ def is_idle(site: SiteStats, snapshot: Snapshot) -> bool:
     return any(other.grad_rms is not None for other in snapshot.sites.values())
 
 
+def silent_fraction(site: SiteStats) -> float:
+    """Share of units that are dead, or on the way to be called so; 0 where it is unknown."""
+    if not site.units or site.dead_units is None:
+        return 0.0
+    return (site.dead_units + (site.suspect_units or 0)) / site.units
+
+
+def hidden(snapshot: Snapshot) -> list[Named]:
+    """Weighted layers and activations in order, without the last site and the outputs."""
+    order = in_order(snapshot)
+    last = max((i for i, (_, site) in enumerate(order) if site.role == "layer"), default=len(order))
+    return [(name, site) for name, site in order[:last] if site.role in ("layer", "activation")]
+
+
+def hidden_rms(snapshot: Snapshot) -> float | None:
+    """Size of the largest hidden activation; None if there is none, or it is not finite."""
+    sizes = [site.rms for _, site in hidden(snapshot) if site.rms is not None]
+    return max(sizes) if sizes and all(map(math.isfinite, sizes)) else None
+
+
 def bad_input(snapshot: Snapshot, limits: Limits) -> str | None:
     """What is odd about the first input, in words that can be a cause; None if it is standardized well enough."""
     first = next((site for _, site in in_order(snapshot) if site.role == "input"), None)

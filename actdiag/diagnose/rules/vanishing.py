@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.flow import flow, gives_probabilities, per_sample
-from actdiag.diagnose.rules.reading import Why, bad_input, in_order, percent
+from actdiag.diagnose.rules.reading import Why, bad_input, in_order, percent, silent_fraction
 from actdiag.snapshot import SiteStats, Snapshot
 
 _SLOPES = {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}
@@ -63,7 +63,7 @@ def _worst(now: Snapshot, value: Callable[[SiteStats], float]) -> tuple[str, flo
 
 
 def _silent_units(now: Snapshot, limits: Limits) -> Why | None:
-    name, share = _worst(now, _silent_fraction)
+    name, share = _worst(now, silent_fraction)
     if share < limits.dead_error:
         return None
     scale = () if bad_input(now, limits) is None else ("standardize the inputs",)
@@ -76,12 +76,6 @@ def _silent_units(now: Snapshot, limits: Limits) -> Why | None:
             "restart from a checkpoint before they died",
         ),
     )
-
-
-def _silent_fraction(site: SiteStats) -> float:
-    if not site.units or site.dead_units is None:
-        return 0.0
-    return (site.dead_units + (site.suspect_units or 0)) / site.units
 
 
 def _flat_ends(now: Snapshot, limits: Limits) -> Why | None:

@@ -1,0 +1,45 @@
+"""Wrong edits of the rules about gradients, updates and scale; see mutants.py.
+
+Each is (what, file, original, replacement, test files).
+"""
+
+from __future__ import annotations
+
+_WIRING, _UPDATES = "diagnose/rules/wiring.py", "diagnose/rules/updates.py"
+_SCALE, _COLLAPSE = "diagnose/rules/scale.py", "diagnose/rules/collapse.py"
+_UNDERFLOW, _TESTS = "diagnose/rules/underflow.py", "test_rules_flow"
+
+RULES = [
+    ("no-gradient speaks at once", _WIRING, "< limits.unreached_steps", "< 0", _TESTS),
+    ("a new head alone is forgotten layers", _WIRING, "len(forgotten) <= limits", "len(forgotten) >= limits", _TESTS),
+    ("large updates are stalled", _UPDATES, "max(sizes) >= limits.stalled_update", "max(sizes) < 0", _TESTS),
+    ("a warm-up is stalled", _UPDATES, "if not rises and gradient", "if gradient", _TESTS),
+    ("convergence is stalled", _UPDATES, "gradient >= limits.stalled_gradient", "gradient >= 0", _TESTS),
+    (
+        "small updates are oversized",
+        _UPDATES,
+        "min(recent) > limits.oversized",
+        "min(recent) < limits.oversized",
+        _TESTS,
+    ),
+    ("any jump is oversized", _UPDATES, "sizes[-1] > limits.oversized_over_usual * usual", "True", _TESTS),
+    ("weights alone explode", _UPDATES, "has >= max(limits.grown_rms, limits.grown_weights * was)", "True", _TESTS),
+    ("activations explode when they are large", _SCALE, "max(base, 1.0) * limits.exploding_activation", "1.0", _TESTS),
+    ("depth explodes when it grows", _SCALE, "limits.exploding_depth * max(1.0, quarters[0])", "0", _TESTS),
+    ("a plateau has collapsed", _COLLAPSE, "limits.collapsed_still, limits)", "0.5, limits)", _TESTS),
+    ("what collapses is told at once", _COLLAPSE, "strict < limits.collapsed_snapshots", "not strict", _TESTS),
+    (
+        "every small gradient underflows",
+        _UNDERFLOW,
+        "share if share >= limits.underflow_share",
+        "share if True",
+        _TESTS,
+    ),
+    (
+        "a tail underflows",
+        _UNDERFLOW,
+        "if site.grad_rms >= limits.underflow_near * 2.0**smallest:",
+        "if False:",
+        _TESTS,
+    ),
+]
