@@ -80,8 +80,9 @@ class Group:
 
     def close(self) -> None:
         """Leave: whoever waits for this rank, or comes later, hears of it at once."""
-        self._group = None
-        self._say("left", "")
+        met, self._group = self._group is not None, None
+        if not met:  # else the others see that the connection is closed; the store may have ended by now
+            self._say("left", "")
 
     def _gather_once(self, parcel: bytes) -> tuple[list[int], list[Any]]:
         own = torch.zeros(_LENGTH_BYTES + self._room, dtype=torch.uint8, device="cpu")

@@ -7,7 +7,6 @@ warning, and each rank goes on with its own numbers; the training is never held 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -164,18 +163,19 @@ class Ranks:
             schedule.agree({"record": word.record_steps, "watch": word.watch_steps})
 
     def close(self) -> None:
-        """Leave the others; whoever waits for this rank, or comes to the first recorded step after it, hears of it."""
-        with contextlib.suppress(Exception):
-            if self._exchange is None and self.merging and distributed.is_initialized():
-                self._exchange = self._open()
-            if self._exchange is not None:
-                self._exchange.close()
+        """Leave the others; whoever waits for this rank hears of it. One that has never met them has nobody to tell:
+        to connect now, maybe to a store whose host has ended already, could take half an hour."""
+        if self._exchange is not None:
+            self._exchange.close()
 
     def _open(self) -> Exchange:
         """Our own place in the default store: the n-th monitor of a prefix meets the n-th of the other ranks."""
         timeout_s = self._options.merge_timeout_s
-        store: Any = distributed.distributed_c10d._get_default_store()
-        store = within(f"actdiag/{self._options.prefix}/{self._team.ranks[0]}+{self.world}", store.clone())
+        host: Any = distributed.distributed_c10d._get_default_store()
+        own: Any = soon(host.clone, None, timeout_s)
+        if own is None:
+            raise TimeoutError("the store of the process group does not answer")
+        store = within(f"actdiag/{self._options.prefix}/{self._team.ranks[0]}+{self.world}", own)
         store.set_timeout(timedelta(seconds=timeout_s))
         number = soon(lambda: int(store.add(f"made/{self._team.rank}", 1)), 0)
         if not number:
