@@ -123,7 +123,7 @@ def test_a_frozen_trunk_with_dead_units_is_not_alarmed() -> None:
     assert train(model, lr=0.05, epochs=3) == []
 
 
-FAST = ("f03", "f06", "f13", "f18", "f22", "f25", "f29", "f31", "h01", "h02", "h05", "h07", "h11", "h32")
+FAST = ("f03", "f06", "f13", "f18", "f22", "f25", "f29", "h01", "h02", "h05", "h07", "h32")
 
 
 def programs() -> list[ParameterSet]:

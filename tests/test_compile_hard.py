@@ -96,6 +96,7 @@ def test_functions_of_two_compiled_models_of_one_class_keep_their_names() -> Non
     exact="all numbers: torch's limit on graphs of one function is doubled while compiled code is observed",
     proves=("R7", "C30"),
 )
+@pytest.mark.slow
 def test_R07_many_shapes_do_not_reach_the_limit_of_graphs() -> None:
     limit = torch._dynamo.config.recompile_limit
 

@@ -257,7 +257,9 @@ def undivided(data: int) -> list[Snapshot]:
     proves=("R46", "C39"),
 )
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize(("world", "shards"), [(2, 1), (4, 2)], ids=["2", "2 x 2"])
+@pytest.mark.parametrize(
+    ("world", "shards"), [pytest.param(2, 1, id="2"), pytest.param(4, 2, id="2 x 2", marks=pytest.mark.slow)]
+)
 def test_C39_divided_layers_are_told_as_whole_ones(plan: str, world: int, shards: int) -> None:
     outcomes = run_ranks(divided, world, plan=plan, shards=shards)
     check(outcomes, undivided(shards))
