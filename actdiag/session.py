@@ -287,7 +287,7 @@ class Session:
         self.outlet.close()
         self.ranks.close()
         # what holds the session itself would keep it until a garbage collection
-        on_close, self.on_close, self.collector.on_forward = self.on_close, None, None
+        on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
 

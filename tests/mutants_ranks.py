@@ -201,6 +201,20 @@ RANKS = [
         "test_sharded",
     ),
     (
+        "parcels are made on the default device",
+        "collect/exchange.py",
+        '_LENGTH_BYTES + self._room, dtype=torch.uint8, device="cpu")',
+        "_LENGTH_BYTES + self._room, dtype=torch.uint8)",
+        "test_ranks_faults",
+    ),
+    (
+        "terms of gradients that no update has used are told",
+        "collect/readout.py",
+        "if not record.has_grad:  # of a loss",
+        "if False:  # of a loss",
+        "test_tally",
+    ),
+    (
         "ranks at different steps are joined",
         "collect/ranks.py",
         "if len(set(steps)) > 1:",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actdiag.collect.activations import RELU, TANH, ActivationFacts
 from actdiag.collect.finish import finish_parameter, finish_site, total_norms
@@ -19,9 +19,11 @@ from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word, pack, unpack
 from actdiag.collect.placing import place
 from actdiag.collect.ranks import parcels_joined
-from actdiag.collect.readout import Readout, count_up, owner_of, queue_site
+from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site
 from actdiag.collect.recent import Recent
+from actdiag.collect.records import ParameterRecord
 from actdiag.collect.site import Site
+from actdiag.collect.spread import Share, Term
 from actdiag.collect.tally import FLAGS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally
 from actdiag.collect.units import UnitEvidence
 from actdiag.collect.widening import join_layouts
@@ -286,6 +288,24 @@ def test_terms_of_a_gradient_are_added_before_its_norm_is_taken() -> None:
     assert (stats.grad_norm, stats.grad_zero_fraction) == (3, 0.5)
     assert total_norms(join(terms)) == (3, 1)
     assert finish_parameter(terms[0], 0, complete=False).grad_norm is None
+
+
+def test_a_term_of_a_gradient_that_no_update_has_used_is_no_trouble() -> None:
+    """Another loss came through a parameter whose optimizer did not step."""
+    tally = parameters((WHOLE, {"weight": 1.0}), pieces={Piece("grad", "w", ""): np.array([3.0, 4.0])})
+    assert finish_parameter(join([tally]), 0).grad_norm == 5
+    assert total_norms(join([tally])) == (None, None)
+
+
+def test_only_the_gradient_of_an_update_is_told() -> None:
+    record = ParameterRecord("w", nn.Parameter(torch.ones(2)), Share())
+    assert record.keep_piece("grad", Term("", 1.0, copied=False), torch.tensor([3.0, 4.0]))
+    for used in (False, True):
+        record.has_grad = used
+        out = Readout()
+        queue_records(out, [record])
+        tally = count_up([], [record], out.fetch(), site_scales=[], record_scales=[1.0])
+        assert finish_parameter(tally, 0).grad_norm == (5 if used else None)
 
 
 def test_a_parameter_has_a_gradient_if_it_has_one_on_any_rank() -> None:

@@ -256,6 +256,7 @@ class Collector:
     def close(self) -> None:
         """Observing is over: nothing stays on the models."""
         self.disarm()
+        self.on_forward = self.on_gradient = None  # they hold the session, which a garbage collection would find late
         self._attachment.close()
         self._functions.clear()
 

@@ -52,8 +52,8 @@ class Group:
     def gather(self, parcel: bytes, terms: str, step: int) -> list[memoryview]:
         """The parcels of all, in the order of their ranks.
 
-        `terms`: what all must have agreed on. Raises Missing if somebody does not come in time, ValueError for other
-        terms, and RuntimeError where the connection breaks.
+        `terms`: what all must have agreed on. Raises Missing if somebody does not come in time or the connection
+        breaks, and ValueError for other terms.
         """
         if self._group is None:
             self._meet(len(parcel), terms, step)

@@ -110,7 +110,7 @@ def _values(tally: Tally, i: int) -> dict[str, float]:
         own[value] = float(sum(np.square(terms).sum() for terms in sums))
         own["zeros"] = float(sum((terms == 0).sum() for terms in sums))
         own["elements"] = float(sum(terms.size for terms in sums))
-    if pieces:
+    if pieces and "clipped" in own:
         own.setdefault("grad", own["clipped"])
     return own
 

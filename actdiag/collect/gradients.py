@@ -41,6 +41,7 @@ def _real(x: Tensor) -> Tensor:
 
 
 def dense(x: Tensor) -> Tensor:
+    """This rank's part of a gradient without its graph; of a sparse one, the values that it has."""
     x = local(x.detach())
     if x.layout == torch.sparse_coo:
         return x.coalesce().values()
@@ -48,6 +49,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def sample(x: Tensor) -> Tensor:
+    """This rank's part of a parameter, flat; of a large one at most UPDATE_SAMPLE elements or a few more. A view."""
     flat = local(x.detach()).reshape(-1)
     return flat if flat.numel() <= UPDATE_SAMPLE else flat[:: (flat.numel() // UPDATE_SAMPLE) | 1]
 

@@ -124,6 +124,8 @@ def count_up(
 
 def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> dict[Piece, Numbers]:
     """Gradients to which other ranks will add theirs, without the loss scale."""
+    if not record.has_grad:  # of a loss whose update is not this one
+        return {}
     scales = {"grad": scale if record.scaled else 1.0, "clipped": scale if record.clipped_scaled else 1.0}
     shard = record.term.shard if record.term is not None else ""
     return {

@@ -97,6 +97,8 @@ class Limits:
     stalled_steps: int = 100
     stalled_snapshots: int = 4
     stalled_error_snapshots: int = 8
+    stalled_known: float = 0.75
+    """So much of the history must tell how large its update was."""
     stalled_rise: float = 3.0
     """The last two snapshots over the first two: a linear warm-up from 0 has 5 after four snapshots, then more."""
     stalled_gradient: float = 1e-3
@@ -104,6 +106,7 @@ class Limits:
     run, up to 4e-4: there, small updates are right."""
 
     oversized_update: float = 0.1
+    oversized_error: float = 0.5
     oversized_snapshots: int = 3
     """Healthy after the first snapshot: up to 0.08, in one snapshot; at the first, up to 0.95 (Adam and small initial
     weights)."""

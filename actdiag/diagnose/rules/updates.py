@@ -58,7 +58,10 @@ def stalled_update(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verd
     if len(history) < limits.stalled_snapshots or history[-1].step - history[0].step < limits.stalled_steps:
         return
     sizes = [size for snapshot in history if (size := relative_update(snapshot)) is not None]
-    if len(sizes) < max(limits.stalled_snapshots, 0.75 * len(history)) or max(sizes) >= limits.stalled_update:
+    if (
+        len(sizes) < max(limits.stalled_snapshots, limits.stalled_known * len(history))
+        or max(sizes) >= limits.stalled_update
+    ):
         return
     rises = statistics.median(sizes[-2:]) > limits.stalled_rise * statistics.median(sizes[:2])
     gradient = _smallest_gradient(history)
@@ -127,7 +130,8 @@ def oversized_update(history: Sequence[Snapshot], limits: Limits) -> Iterator[Ve
     recent = sizes[-limits.oversized_snapshots :]
     usual = statistics.median(sizes[:-1]) if len(sizes) > limits.oversized_snapshots else math.inf
     if len(recent) == limits.oversized_snapshots and min(recent) > limits.oversized_update:
-        yield _oversized("error" if min(recent) > 0.5 else "warning", history, _replaced(min(recent)), limits)
+        severity: Severity = "error" if min(recent) > limits.oversized_error else "warning"
+        yield _oversized(severity, history, _replaced(min(recent)), limits)
     elif sizes[-1] > limits.oversized_jump and sizes[-1] > limits.oversized_over_usual * usual:
         times = f"{sizes[-1] / usual:.0f} times the usual" if usual else "and usually by nothing"
         message = f"this update moves the weights by {short(sizes[-1])} of their size, {times}"
