@@ -101,6 +101,7 @@ def hang(rank: int, world: int, *, who: tuple[int, ...], how: str) -> int:
         signal.pause()
     elif rank in who:
         os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pause()  # the threads of a process stop one after the other, and this one may go on a little
     return rank
 
 
