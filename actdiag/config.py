@@ -90,6 +90,10 @@ def _bool(value: Any) -> str | None:
     return None if isinstance(value, bool) else "True or False"
 
 
+def _bool_or_none(value: Any) -> str | None:
+    return None if value is None else _bool(value)
+
+
 def _unit_dims(value: Any) -> str | None:
     ok = isinstance(value, Mapping) and all(isinstance(k, str) and _is_int(v) for k, v in value.items())
     return None if ok else "a mapping from name pattern to dimension such as {'encoder.*': 1}"
@@ -124,6 +128,12 @@ class Options:
         "light observation of the units every so many optimizer steps; dead units are found by it",
         _at_least(1, "1 watches every step"),
         unit="steps",
+    )
+    attentive: bool | None = _option(
+        None,
+        "watch every step, as far as the budget allows, at the start and where units fall silent, and record a step "
+        "where so many have that a verdict is due; None: where there is a budget",
+        _bool_or_none,
     )
     start_step: int = _option(0, "first step that may be recorded", _at_least(0, "0 is the first"), unit="steps")
     end_step: int | None = _option(

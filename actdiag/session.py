@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from actdiag.claims import MODELS
 from actdiag.collect.collector import Collector
+from actdiag.collect.glance import Glance
 from actdiag.collect.parameters import ParameterWatch, ids_of
 from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
@@ -64,6 +65,7 @@ class Session:
             self.collector.on_gradient = self._parameters.saw_gradient
         self.ranks.look_at(models.values(), self.collector.shared_by)
         self.schedule = Schedule(options)
+        self._glance = Glance(options.window_samples)
         self.ranks.agree(self.schedule, self.collector.memory)
         self.ledger = Ledger(ignore=options.ignore)
         self.scaler = ScaleWatch(options.grad_scaler)
@@ -73,8 +75,7 @@ class Session:
         self.snapshots: list[Snapshot] = []
         self.closed = False
         self.on_close: Callable[[], None] | None = None
-        self.clip_known = True
-        self.joins = False
+        self.clip_known, self.joins = True, False
         self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
@@ -214,6 +215,8 @@ class Session:
             self._parameters.release()
             if self.collector.scope.stack:
                 self.collector.scope.clear()
+        elif mode == "watch" and self.schedule.attentive and not self.ranks.merging:
+            self.schedule.heed(step, **self._glance.look(self.collector.sites, self.collector.memory)._asdict())
         self.schedule.budget.lap(mode)
         if snapshot is not None:
             self._publish(snapshot)
@@ -232,6 +235,7 @@ class Session:
         own = Word(step, drop, self._again or overflowed, wanted["record"], wanted["watch"], int(seen))
         word, tally = self.ranks.join(own, tally, places)
         self.collector.memory.absorb(tally)
+        self._glance.settle(self.collector.memory)
         self.ranks.agree(self.schedule, self.collector.memory, word)
         if word.again:
             self.schedule.record_at(step + 1)
@@ -276,11 +280,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        if not self._stepped and any(site.forward_calls or site.elements for site in self.collector.sites.values()):
-            logger.warning(
-                "actdiag: the model ran, but no step of the optimizer was seen, so nothing was recorded. Is it the "
-                "optimizer that trains this model? Without one, call monitor.step() after each update."
-            )
+        self._coverage.close(stepped=self._stepped)
         self.mode = "off"
         self.collector.close()
         self._parameters.release()

@@ -40,7 +40,7 @@ LABELS = {
 def train(name: str) -> tuple[list[Finding], dict[str, Any]]:
     """Run one program to its end; its warnings and errors, and what is true of it."""
     model, optimizer, loss_fn, batches, meta = importlib.import_module(name).build()
-    with Monitor(model, optimizer, max_overhead=None) as monitor:
+    with Monitor(model, optimizer, max_overhead=None, attentive=True) as monitor:
         for x, y in batches:
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_glance import GLANCE
 from mutants_io import EDITS, TESTS
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
@@ -212,7 +213,7 @@ MUTANTS = [
 MUTANTS += [
     Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
-MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
+MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES, *GLANCE]]
 
 
 def survives(mutant: Mutant) -> bool:

@@ -71,7 +71,7 @@ REGIMES = [
     (
         "a saved state is not taken",
         "collect/resume.py",
-        "remembered.evidence, remembered.ledger = one.evidence, one.ledger",
+        "remembered.evidence, remembered.ledger, remembered.trend = one.evidence, one.ledger, one.trend",
         "pass",
         "test_resume",
     ),

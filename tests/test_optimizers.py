@@ -95,9 +95,10 @@ def test_accumulated_micro_batches_are_the_full_batch(divided: bool) -> None:
     assert [s.step for s in there.snapshots] == [0, 1]
     for name, site in there.snapshots[0].sites.items():
         twin = whole.snapshots[0].sites[name]
-        assert (site.n, site.samples, site.low, site.high) == (twin.n, twin.samples, twin.low, twin.high)
+        assert (site.n, site.samples) == (twin.n, twin.samples)
         assert (site.zero_fraction, site.histogram) == (twin.zero_fraction, twin.histogram)
-        for field in ("mean", "std", "rms", "mean_energy", "grad_rms", "grad_zero_fraction"):
+        # Some processors round a product of 8 rows otherwise than one of 24.
+        for field in ("low", "high", "mean", "std", "rms", "mean_energy", "grad_rms", "grad_zero_fraction"):
             truth = getattr(twin, field)
             assert getattr(site, field) == (truth and pytest.approx(truth, rel=1e-5)), f"{name}.{field}"
     for name, parameter in there.snapshots[0].parameters.items():

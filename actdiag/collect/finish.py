@@ -89,6 +89,7 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         return {}
     verdict = known.ledger.judge(known.evidence, step)
     dead = verdict.count("d")
+    forecast = known.trend.forecast(np.array([s in "arv" for s in verdict.states]), known.evidence.window)
     return {
         "units": len(verdict.states),
         "dead_units": dead,
@@ -98,6 +99,10 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         "revived_units": verdict.count("v"),
         "evidence_samples": verdict.evidence_samples,
         "first_death_step": verdict.first_death_step,
+        "dying_units": None if forecast is None else forecast.units,
+        "dying_step": None if forecast is None else forecast.step,
+        "dying_earliest_step": None if forecast is None else forecast.earliest_step,
+        "dying_latest_step": None if forecast is None else forecast.latest_step,
         "unit_states": verdict.states,
     }
 

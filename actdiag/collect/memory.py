@@ -5,10 +5,11 @@ Every rank remembers the same, that of all ranks joined, so that every rank come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from actdiag.collect.recent import Openings
 from actdiag.collect.tally import Tally
+from actdiag.collect.trend import Trend
 from actdiag.collect.units import UnitEvidence, UnitLedger
 from actdiag.names import call_name
 
@@ -23,6 +24,7 @@ class Known:
     name: str
     evidence: UnitEvidence | None = None
     ledger: UnitLedger | None = None
+    trend: Trend = field(default_factory=Trend)
 
 
 class Memory:
@@ -46,15 +48,16 @@ class Memory:
         for i, row in enumerate(tally.layout.sites):
             seen = tally.openings(i)
             if seen is not None:
-                self.known[row.key, row.call] = self.with_seen(self.of(row.key, row.call), seen)
+                known = self.with_seen(self.of(row.key, row.call), seen)
+                self.known[row.key, row.call] = replace(known, trend=known.trend.close())
 
     def with_seen(self, known: Known, seen: Openings) -> Known:
         """A site with what was observed of it since; the one given stays as it is."""
-        units, evidence, ledger = len(seen.last_C), known.evidence, known.ledger
+        units, evidence, ledger, trend = len(seen.last_C), known.evidence, known.ledger, known.trend
         if evidence is None or ledger is None or evidence.units != units:
             # Another number of units is another layer: what was known of the old ones says nothing of these.
-            evidence, ledger = UnitEvidence.empty(units, self._window), UnitLedger(units)
-        return Known(known.name, evidence.absorb(seen), ledger)
+            evidence, ledger, trend = UnitEvidence.empty(units, self._window), UnitLedger(units), Trend()
+        return Known(known.name, evidence.absorb(seen), ledger, trend.add(seen))
 
     def settle_names(self, tally: Tally) -> None:
         """Number the calls of each module that count; passes without gradients before them have no number."""

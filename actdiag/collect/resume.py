@@ -14,6 +14,7 @@ from actdiag.collect.collector import Collector
 from actdiag.collect.saved import items, mapping, whole
 from actdiag.collect.site import Site
 from actdiag.collect.sites import named_modules
+from actdiag.collect.trend import Trend
 from actdiag.collect.units import UnitEvidence, UnitLedger
 from actdiag.snapshot import Role
 
@@ -30,6 +31,7 @@ class SavedSite:
     function: bool
     evidence: UnitEvidence | None
     ledger: UnitLedger | None
+    trend: Trend
 
     @property
     def units(self) -> int | None:
@@ -75,6 +77,7 @@ def _site_state(collector: Collector, key: str, index: int, site: Site) -> dict[
         "function": key.removesuffix(":in") not in {target.name for target in collector.targets},
         "evidence": None if known.evidence is None else known.evidence.state(),
         "ledger": None if known.ledger is None else known.ledger.state(),
+        "trend": known.trend.state(),
     }
 
 
@@ -97,9 +100,11 @@ def _site(raw: Mapping[str, Any], window: int) -> SavedSite:
     if not all(isinstance(text, str) for text in texts.values()) or raw["role"] not in get_args(Role):
         raise ValueError(f"a site cannot be {texts!r:.80}")
     evidence = ledger = None
+    trend = Trend()
     if raw.get("evidence") is not None:
         evidence = UnitEvidence.restored(mapping(raw, "evidence"), window)
         ledger = UnitLedger.restored(mapping(raw, "ledger"), evidence.units)
+        trend = Trend.restored(mapping(raw, "trend"), evidence.units) if "trend" in raw else trend
     return SavedSite(
         key=raw["key"],
         index=whole(raw, "index"),
@@ -109,6 +114,7 @@ def _site(raw: Mapping[str, Any], window: int) -> SavedSite:
         function=raw.get("function") is True,
         evidence=evidence,
         ledger=ledger,
+        trend=trend,
     )
 
 
@@ -138,12 +144,13 @@ def resume_sites(collector: Collector, saved: SavedSites, known: Iterable[SavedS
     collector.told()
     for old in collector.memory.known.values():
         old.evidence = old.ledger = None
+        old.trend = Trend()
     for one in known:
         site = collector.site(one.key, one.index, kind=one.kind, role=one.role, facts=None)
         remembered = collector.memory.of(one.key, one.index)
         site.role, remembered.name = one.role, one.name
         if one.evidence is not None and one.ledger is not None:
-            remembered.evidence, remembered.ledger = one.evidence, one.ledger
+            remembered.evidence, remembered.ledger, remembered.trend = one.evidence, one.ledger, one.trend
     collector.dims.known = {**saved.dims, **collector.dims.known}
     collector.needs_scope = collector.needs_scope or saved.scoped
     collector.memory.frozen = collector.memory.frozen or saved.frozen

@@ -18,6 +18,11 @@ _OBSERVED: tuple[Literal["watch", "record"], ...] = ("watch", "record")
 
 FREE_SECONDS = 1.0
 """Cost that no budget saves: a run so short that this matters is over before anybody looks."""
+ATTENTIVE_STEPS = 64
+"""Steps watched one by one at the start, and from where units fall silent: four times the batches that a word about a
+unit needs."""
+RECORD_GAP_STEPS = 8
+"""Between a recorded step and one that a look has asked for."""
 _MIN_BASE_STEPS = 8
 _RECORD_SHARE = 0.5
 
@@ -113,8 +118,11 @@ class Schedule:
         self.budget = Budget(options.max_overhead, clock)
         self._next = {"watch": options.start_step, "record": options.start_step}
         self._due_before = dict(self._next)
-        self._decided = -1
+        self._decided = self._recorded = -1
         self._agreed: dict[str, int] | None = None
+        given = options.attentive
+        self.attentive = given if given is not None else options.max_overhead is not None
+        self._attentive_until = options.start_step + ATTENTIVE_STEPS if self.attentive else 0
 
     def wanted(self) -> dict[str, int]:
         """The intervals that the budget asks for now: record and watch."""
@@ -135,10 +143,23 @@ class Schedule:
         if step < self._options.start_step or (self._options.end_step is not None and step >= self._options.end_step):
             return "off"
         record = self._due("record", step, self._options.log_every_n_steps)
-        watch = self._due("watch", step, self._options.watch_every_n_steps)
+        watch = self._due("watch", step, 1 if self._close(step) else self._options.watch_every_n_steps)
         if record:
+            self._recorded = step
             return "record"
         return "watch" if watch else "off"
+
+    def _close(self, step: int) -> bool:
+        """Whether every step is watched now, as far as the budget allows. Ranks that merge keep to what they agreed."""
+        return step < self._attentive_until and self._agreed is None
+
+    def heed(self, step: int, *, closer: bool, record: bool) -> None:
+        """What a look after `step` asks for: every step to be watched for a while, the next one to be recorded."""
+        if closer:
+            self._attentive_until = step + 1 + ATTENTIVE_STEPS
+            self._next["watch"] = min(self._next["watch"], step + 1)
+        if record:
+            self._next["record"] = min(self._next["record"], max(step + 1, self._recorded + RECORD_GAP_STEPS))
 
     def record_at(self, step: int) -> None:
         """Record this step, whatever the interval says."""

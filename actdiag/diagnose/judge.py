@@ -13,6 +13,7 @@ from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.activations import off_center, saturated_activation
 from actdiag.diagnose.rules.collapse import collapsed_activation
+from actdiag.diagnose.rules.dying import dying_units
 from actdiag.diagnose.rules.gradients import exploding_gradient, vanishing_gradient
 from actdiag.diagnose.rules.nonfinite import non_finite
 from actdiag.diagnose.rules.reading import module_of
@@ -30,6 +31,7 @@ Rule = Callable[[Sequence[Snapshot], Limits], Iterable[Verdict]]
 RULES: dict[str, Rule] = {
     "non-finite": non_finite,
     "dead-units": dead_units,
+    "dying-units": dying_units,
     "saturated-activation": saturated_activation,
     "off-center": off_center,
     "exploding-activation": exploding_activation,

@@ -1,0 +1,147 @@
+"""A look at the units between two recorded steps, that decides nothing but where to look closer.
+
+Verdicts are of recorded steps only. But a layer that falls silent just after one would wait a whole interval for the
+next, and its units would be looked at only every few steps until then; so after each watched step it is asked whether
+many more units are silent than a little while ago (then every step is watched for a while), and whether so many have
+been silent for so long that a verdict is due (then the next step is recorded).
+
+It is asked of numbers that are on the host already: those of a device arrive in pinned memory, and are looked at one
+watched step later. Nothing waits for them.
+
+Legend: C units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actdiag.collect.memory import Key, Memory
+from actdiag.collect.recent import Openings
+from actdiag.collect.site import Site
+from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES
+
+CLOSER_RISE = 0.2
+"""So much larger a share of the units silent in the last batch than at the last recorded step has every step watched.
+Of healthy runs it is noise of small batches at worst, and costs watched steps, which the budget bounds."""
+RECORD_FRACTION = 0.45
+"""The share of silent units at which a verdict may be due: where dead units become a warning."""
+RECORD_RISE = 0.1
+"""A verdict has been given of what was silent at the last recorded step; more must have followed for another."""
+
+
+class Sight(NamedTuple):
+    """What is to be done: watch every step for a while, record the next one."""
+
+    closer: bool
+    record: bool
+
+
+class Silence(NamedTuple):
+    """Shares of the units of a site: silent in the last batch, long enough to be suspect, for the whole window."""
+
+    last: float
+    suspect: float
+    window: float
+
+
+NO_SILENCE = Silence(0.0, 0.0, 0.0)
+
+
+def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
+    """From samples, observations and steps since each unit last opened. Zeros where there are no units."""
+    if not ages_3C.shape[1]:
+        return NO_SILENCE
+    samples_C, observations_C = ages_3C[0], ages_3C[1]
+    long_C = observations_C >= MIN_OBSERVATIONS
+    return Silence(
+        float((observations_C >= 1).mean()),
+        float((long_C & (samples_C >= SUSPECT_SAMPLES)).mean()),
+        float((long_C & (samples_C >= window)).mean()),
+    )
+
+
+class Glance:
+    """Remembers of each site the silence that has been told, or has asked for something."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._most: dict[Key, Silence] = {}
+        self._coming: dict[Key, _Coming] = {}
+
+    def look(self, sites: Mapping[Key, Site], memory: Memory) -> Sight:
+        """What the watched step that has just ended asks for. Does not wait for a device."""
+        closer = record = False
+        for key, site in sites.items():
+            seen, known = self._seen(key, site), memory.known.get(key)
+            if seen is None or known is None:
+                continue
+            evidence = memory.with_seen(known, seen).evidence
+            now = silence(evidence.ages_3C, self._window) if evidence is not None else NO_SILENCE
+            before = self._most.get(key)
+            if before is not None:
+                closer |= now.last >= before.last + CLOSER_RISE
+                record |= _is_due(now.suspect, before.suspect) or _is_due(now.window, before.window)
+            self._most[key] = now if before is None else _raise(before, now)
+        return Sight(closer, record)
+
+    def settle(self, memory: Memory) -> None:
+        """A step has been recorded: what is silent now has been told."""
+        self._coming.clear()
+        for key, known in memory.known.items():
+            if known.evidence is not None:
+                self._most[key] = silence(known.evidence.ages_3C, self._window)
+
+    def _seen(self, key: Key, site: Site) -> Openings | None:
+        recent = site.recent
+        if recent is None:
+            return None
+        if recent.last_C.device.type == "cpu":
+            return recent.openings()
+        if recent.last_C.device.type != "cuda":
+            return None
+        coming = self._coming.get(key)
+        if coming is not None and not coming.arrived():
+            return None
+        times = recent.times()
+        if times[0].size:
+            self._coming[key] = _Coming(recent.opens_C, recent.last_C, times)
+        return coming.openings() if coming is not None else None
+
+
+def _is_due(now: float, before: float) -> bool:
+    return now >= RECORD_FRACTION and now >= before + RECORD_RISE
+
+
+def _raise(before: Silence, now: Silence) -> Silence:
+    """What has asked for something once does not ask again; a share that did not is not kept."""
+    return Silence(
+        now.last if now.last >= before.last + CLOSER_RISE else before.last,
+        now.suspect if _is_due(now.suspect, before.suspect) else before.suspect,
+        now.window if _is_due(now.window, before.window) else before.window,
+    )
+
+
+class _Coming:
+    """Openings on their way from a CUDA device to pinned memory of the host."""
+
+    def __init__(self, opens_C: Tensor, last_C: Tensor, times: tuple[NDArray[np.int64], NDArray[np.float64]]) -> None:
+        self._times = times
+        self._opens_C, self._last_C = (
+            torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in (opens_C, last_C)
+        )
+        self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._done.record(torch.cuda.current_stream(opens_C.device))
+
+    def arrived(self) -> bool:
+        """Whether they can be read. Does not wait."""
+        return self._done.query() is True
+
+    def openings(self) -> Openings:
+        """A copy on the host."""
+        return Openings(*self._times, self._opens_C.double().numpy(), self._last_C.numpy())

@@ -1,0 +1,69 @@
+"""Wrong edits of the look between recorded steps; see mutants.py.
+
+Each is (what, file, original, replacement, test files).
+"""
+
+from __future__ import annotations
+
+_GLANCE = "collect/glance.py"
+_SCHEDULE = "collect/schedule.py"
+_TREND = "collect/trend.py"
+GLANCE = [
+    ("a rising rate is death", _TREND, "(line.slope_C < -SURE * line.error_C)", "(line.slope_C != 0)", "test_trend"),
+    ("chance is a trend", _TREND, "line.slope_C < -SURE * line.error_C", "line.slope_C < 0", "test_trend"),
+    ("lines are followed for ever", _TREND, "ahead_3C[0] <= FURTHEST * span", "ahead_3C[0] <= 1e9", "test_trend"),
+    ("a rate at rest is falling", _TREND, "z_BC[-1] < z_BC[:-1].min(axis=0)", "True", "test_trend"),
+    (
+        "bins weigh the same",
+        _TREND,
+        "n_B1 * density_BC**2 / (rate_BC * (1 - rate_BC))",
+        "n_B1 + 0 * z_BC",
+        "test_trend",
+    ),
+    ("a bin forgets its first half", _TREND, "samples=self.samples + float", "samples=float", "test_trend"),
+    ("dead units are dying too", _TREND, "dying_C = alive_C & ", "dying_C = ", "test_trend"),
+    (
+        "the dead are forecast once more",
+        "diagnose/rules/dying.py",
+        "silent < goal <= silent",
+        "goal <= silent",
+        "test_trend",
+    ),
+    (
+        "one dying unit is told",
+        "diagnose/rules/dying.py",
+        "site.dying_units / site.units < limits.dying_fraction",
+        "False",
+        "test_trend",
+    ),
+    ("a look never watches closer", _GLANCE, "closer |= now.last >=", "closer |= now.last < 0 >=", "test_glance"),
+    ("a look asks on two batches", _GLANCE, "observations_C >= MIN_OBSERVATIONS", "observations_C >= 2", "test_glance"),
+    ("a look asks on any sample", _GLANCE, "samples_C >= SUSPECT_SAMPLES", "samples_C >= 0", "test_glance"),
+    ("a look forgets a full window", _GLANCE, " or _is_due(now.window, before.window)", "", "test_glance"),
+    ("a look asks at any silence", _GLANCE, "now >= RECORD_FRACTION and", "now > 0 and", "test_glance"),
+    ("a look asks again and again", _GLANCE, "and now >= before + RECORD_RISE", "", "test_glance"),
+    (
+        "what a recorded step has told is forgotten",
+        _GLANCE,
+        "self._most[key] = silence(known.evidence.ages_3C, self._window)",
+        "self._most[key] = NO_SILENCE",
+        "test_glance",
+    ),
+    ("merging ranks watch as they like", _SCHEDULE, " and self._agreed is None\n", "\n", "test_glance"),
+    (
+        "a closer look begins late",
+        _SCHEDULE,
+        'min(self._next["watch"], step + 1)',
+        "self._next['watch']",
+        "test_glance",
+    ),
+    (
+        "a due verdict comes at once",
+        _SCHEDULE,
+        "max(step + 1, self._recorded + RECORD_GAP_STEPS)",
+        "step + 1",
+        "test_glance",
+    ),
+    ("no attention at defaults", _SCHEDULE, "else options.max_overhead is not None", "else False", "test_glance"),
+    ("attention without a budget", _SCHEDULE, "else options.max_overhead is not None", "else True", "test_glance"),
+]

@@ -1,0 +1,213 @@
+"""A look between recorded steps: it sees units fall silent, watches closer, and has a step recorded for the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from actdiag import ConfigError, Monitor
+from actdiag.collect.glance import Glance, Sight, silence
+from actdiag.collect.memory import Memory
+from actdiag.collect.recent import Recent
+from actdiag.collect.schedule import ATTENTIVE_STEPS, RECORD_GAP_STEPS, Schedule
+from actdiag.collect.site import Site
+from actdiag.config import Options
+from actdiag.snapshot import Snapshot
+
+UNITS, BATCH = 20, 32
+KEY = ("relu", 0)
+
+
+class Bench:
+    """A glance at one site whose units open as we say."""
+
+    def __init__(self, window: int = 2048) -> None:
+        self.memory, self.glance, self.step = Memory(window), Glance(window), -1
+        self.site = cast(Site, SimpleNamespace(recent=Recent(UNITS, torch.device("cpu"))))
+
+    def observe(self, silent: int, samples: int = BATCH) -> None:
+        self.step += 1
+        open_C = torch.full((UNITS,), float(samples))
+        open_C[:silent] = 0
+        cast(Recent, self.site.recent).observe(open_C, samples, self.step)
+
+    def look(self, silent: int, samples: int = BATCH) -> Sight:
+        self.observe(silent, samples)
+        return self.glance.look({KEY: self.site}, self.memory)
+
+    def record(self, silent: int) -> None:
+        self.observe(silent)
+        recent = cast(Recent, self.site.recent)
+        seen = recent.openings()
+        assert seen is not None
+        self.memory.known[KEY] = self.memory.with_seen(self.memory.of(*KEY), seen)
+        recent.clear()
+        self.glance.settle(self.memory)
+
+
+def looks(bench: Bench, silents: Sequence[int]) -> list[Sight]:
+    return [bench.look(silent) for silent in silents]
+
+
+def test_a_fifth_of_the_units_falling_silent_has_every_step_watched() -> None:
+    bench = Bench()
+    bench.record(2)
+    assert [s.closer for s in looks(bench, [2, 5, 7, 7, 7])] == [False, False, True, False, False]
+
+
+def test_units_silent_for_sixteen_batches_and_three_hundred_samples_have_a_step_recorded_once() -> None:
+    bench = Bench()
+    bench.record(0)
+    said = looks(bench, [9] * 40)
+    assert [i + 1 for i, s in enumerate(said) if s.record] == [16], "16 batches of 32 are 512 samples"
+
+
+@pytest.mark.parametrize("samples,batches", [(8, 38), (1, 300), (64, 16)])
+def test_small_batches_take_more_of_them_until_there_are_three_hundred_samples(samples: int, batches: int) -> None:
+    bench = Bench(window=10_000)
+    bench.record(0)
+    said = [bench.look(10, samples).record for _ in range(batches)]
+    assert said == [False] * (batches - 1) + [True]
+
+
+def test_a_verdict_is_due_again_when_the_window_is_full() -> None:
+    bench = Bench(window=1024)
+    bench.record(0)
+    assert [i + 1 for i, s in enumerate(looks(bench, [9] * 60)) if s.record] == [16, 32]
+
+
+def test_what_was_told_at_a_recorded_step_asks_for_no_other() -> None:
+    bench = Bench()
+    for _ in range(80):
+        bench.observe(12)
+    bench.record(12)
+    assert not any(s.record or s.closer for s in looks(bench, [12] * 80))
+    assert any(s.record for s in looks(bench, [20] * 80)), "but more of it does"
+
+
+def test_fewer_silent_units_than_a_warning_needs_ask_for_nothing() -> None:
+    bench = Bench()
+    bench.record(0)
+    assert not any(s.record for s in looks(bench, [8] * 100)), "8 of 20 are 40 %"
+
+
+def test_a_site_without_watch_or_memory_is_passed_over() -> None:
+    bench = Bench()
+    assert bench.look(20) == Sight(False, False), "nothing is remembered of it yet"
+    none = cast(Site, SimpleNamespace(recent=None))
+    assert bench.glance.look({KEY: none}, bench.memory) == Sight(False, False)
+
+
+def test_no_units_are_no_silence() -> None:
+    assert silence(np.zeros((3, 0)), 2048) == (0.0, 0.0, 0.0)
+
+
+def modes(options: Options, steps: int, heed: dict[int, dict[str, bool]] | None = None) -> list[str]:
+    schedule, found = Schedule(options, lambda: 0.0), []
+    for step in range(steps):
+        found.append(schedule.decide(step))
+        if heed and step in heed:
+            schedule.heed(step, **heed[step])
+    return found
+
+
+def test_the_first_steps_are_watched_one_by_one_then_every_fourth() -> None:
+    said = modes(Options(max_overhead=None, attentive=True), 200)
+    assert said[1:ATTENTIVE_STEPS] == ["record" if step == 50 else "watch" for step in range(1, ATTENTIVE_STEPS)]
+    assert [i for i, mode in enumerate(said) if mode == "watch" and i >= ATTENTIVE_STEPS + 4] == [
+        i for i in range(ATTENTIVE_STEPS + 4, 200) if i % 4 == 0 and i % 50
+    ]
+
+
+def test_a_budget_that_knows_no_bare_step_yet_leaves_every_other_one_alone() -> None:
+    assert modes(Options(), 5) == ["record", "off", "watch", "off", "watch"]
+
+
+def test_a_closer_look_watches_every_step_for_a_while() -> None:
+    said = modes(Options(max_overhead=None, attentive=True), 300, {104: {"closer": True, "record": False}})
+    assert "off" not in said[105 : 105 + ATTENTIVE_STEPS]
+    assert "off" in said[105 + ATTENTIVE_STEPS : 115 + ATTENTIVE_STEPS]
+
+
+def test_a_verdict_that_is_due_is_given_at_the_next_step_but_not_right_after_another() -> None:
+    due = {"closer": False, "record": True}
+    options = Options(max_overhead=None, attentive=True)
+    recorded = [i for i, mode in enumerate(modes(options, 101, {80: due})) if mode == "record"]
+    assert recorded == [0, 50, 81, 100]
+    recorded = [i for i, mode in enumerate(modes(options, 101, {52: due})) if mode == "record"]
+    assert recorded == [0, 50, 50 + RECORD_GAP_STEPS, 100]
+
+
+def test_nothing_is_recorded_after_the_end_whatever_a_look_asks_for() -> None:
+    options = Options(max_overhead=None, attentive=True, end_step=60)
+    assert set(modes(options, 80, {58: {"closer": True, "record": True}})[60:]) == {"off"}
+
+
+def test_ranks_that_merge_keep_to_the_intervals_they_agreed_on() -> None:
+    schedule = Schedule(Options(), lambda: 0.0)
+    schedule.agree({"record": 50, "watch": 6})
+    said = [schedule.decide(step) for step in range(17)]
+    assert said == ["record", *(["off"] * 7 + ["watch"]) * 2], "6 steps, on the grid of 4"
+
+
+def test_without_a_budget_intervals_are_as_given_unless_attention_is_asked_for() -> None:
+    assert modes(Options(max_overhead=None), 5) == ["record", "off", "off", "off", "watch"]
+    assert modes(Options(attentive=False), 5) == ["record", "off", "off", "off", "watch"]
+
+
+def test_attentive_must_be_true_false_or_none() -> None:
+    with pytest.raises(ConfigError, match="attentive must be True or False"):
+        Monitor(nn.Linear(2, 2), attentive="yes")
+
+
+def killed_at(step: int, **options: Any) -> tuple[list[Snapshot], Monitor]:
+    """A layer of 32 ReLUs of which 24 are closed for every input from `step` on; one batch of 32 a step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, **options) as monitor:
+        for now in range(220):
+            if now == step:
+                with torch.no_grad():
+                    cast(nn.Linear, model[0]).bias[:24] = -1e3
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(32, 8)), torch.randint(4, (32,))).backward()
+            optimizer.step()
+    return monitor.snapshots, monitor
+
+
+@pytest.mark.parametrize("step", [7, 107, 133])
+def test_units_that_die_between_two_recorded_steps_are_told_within_25_steps(step: int) -> None:
+    _, monitor = killed_at(step, max_overhead=None, attentive=True)
+    told = [f for f in monitor.findings if f.rule == "dead-units"]
+    assert [f.layer for f in told] == ["1"]
+    assert step + 16 <= told[0].step <= step + 25
+    assert told[0].evidence["dead_units"] + told[0].evidence["suspect_units"] == 24
+
+
+def test_without_attention_they_wait_for_the_next_recorded_step() -> None:
+    snapshots, monitor = killed_at(107, max_overhead=None)
+    assert [s.step for s in snapshots] == [0, 50, 100, 150, 200]
+    assert [f.step for f in monitor.findings if f.rule == "dead-units"] == [200], "only 11 batches were seen until 150"
+
+
+def test_attention_does_not_touch_the_training() -> None:
+    def trained(**options: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        with Monitor(model, optimizer, **options):
+            for _ in range(90):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.randint(4, (16,))).backward()
+                optimizer.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    plain = trained(max_overhead=None, attentive=False)
+    assert torch.equal(plain, trained(max_overhead=None, attentive=True))
