@@ -22,7 +22,7 @@ _ADVICE = (
 
 
 def dying_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
-    """Living units that open ever more seldom: a forecast that a large part of a layer will be dead before long.
+    """A forecast that a large part of a layer will be dead before long, as its units open ever more seldom.
 
     What: the firing rate of each unit is followed over the last four to eight bins (256 samples and 16 steps each, or
     more). Its normal quantile is the distance of the unit's mean pre-activation from the threshold, in its own spreads.
