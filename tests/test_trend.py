@@ -13,7 +13,7 @@ from torch import nn
 
 from actdiag import Finding, Monitor
 from actdiag.collect.recent import Openings, stamp
-from actdiag.collect.trend import KEPT_BINS, LEAST_BINS, Forecast, Trend
+from actdiag.collect.trend import KEPT_BINS, LEAST_BINS, Forecast, Trend, _distances
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.dying import dying_units
 from actdiag.snapshot import SiteStats, Snapshot
@@ -72,6 +72,20 @@ def test_a_drift_that_ends_beyond_what_was_seen_is_not_told() -> None:
 def test_a_rate_that_has_come_to_rest_is_no_forecast() -> None:
     found = trend(8, lambda step: min(1.2, 0.008 * step)).forecast(ALL, WINDOW)
     assert found is not None and found.units <= 2
+
+
+def test_a_rate_that_has_turned_is_no_forecast() -> None:
+    found = trend(6, lambda step: 0.01 * step if step < 250 else 1.9).forecast(ALL, WINDOW)
+    assert found is not None and found.units <= 2
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -1.5, 2.0])
+def test_a_rate_weighs_what_it_is_known_by(level: float) -> None:
+    n = 2000
+    opens = np.random.default_rng(0).binomial(n, rate(level), 20_000).astype(np.float64)
+    z, weight = _distances(opens[None], np.array([float(n)]))
+    assert z.mean() == pytest.approx(-level, abs=0.02)
+    assert 1 / weight.mean() == pytest.approx(z.var(), rel=0.1)
 
 
 def test_fewer_than_four_bins_say_nothing() -> None:
