@@ -8,7 +8,34 @@ from __future__ import annotations
 _GLANCE = "collect/glance.py"
 _SCHEDULE = "collect/schedule.py"
 _TREND = "collect/trend.py"
+_INIT = "diagnose/rules/initialization.py"
 GLANCE = [
+    ("any step is the first", _INIT, "first.step > _FIRST_STEPS", "False", "test_initialization"),
+    ("a bad start lasts for ever", _INIT, "if symptom.kind in lasting:", "if symptom.kind:", "test_initialization"),
+    ("what all share is a signal", _INIT, "1 - (site.mean_energy or 0.0)", "1.0", "test_initialization"),
+    (
+        "a gradient grows where it shrinks",
+        _INIT,
+        '"shrinks" if ratio > 1',
+        '"shrinks" if ratio < 1',
+        "test_initialization",
+    ),
+    ("growth through the depth is fine", _INIT, "max(ratio, 1 / ratio)", "1 / ratio", "test_initialization"),
+    (
+        "few flat elements are a warning",
+        _INIT,
+        "share >= limits.initial_saturated_warning",
+        "True",
+        "test_initialization",
+    ),
+    (
+        "open gates are closed",
+        _INIT,
+        "if share > limits.initial_gate:",
+        "if share < limits.initial_gate:",
+        "test_initialization",
+    ),
+    ("two layers are a depth", _INIT, "_MIN_LAYERS = 4", "_MIN_LAYERS = 2", "test_initialization"),
     ("a rising rate is death", _TREND, "(line.slope_C < -SURE * line.error_C)", "(line.slope_C != 0)", "test_trend"),
     ("chance is a trend", _TREND, "line.slope_C < -SURE * line.error_C", "line.slope_C < 0", "test_trend"),
     ("lines are followed for ever", _TREND, "ahead_3C[0] <= FURTHEST * span", "ahead_3C[0] <= 1e9", "test_trend"),

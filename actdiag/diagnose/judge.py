@@ -15,6 +15,7 @@ from actdiag.diagnose.rules.activations import off_center, saturated_activation
 from actdiag.diagnose.rules.collapse import collapsed_activation
 from actdiag.diagnose.rules.dying import dying_units
 from actdiag.diagnose.rules.gradients import exploding_gradient, vanishing_gradient
+from actdiag.diagnose.rules.initialization import poor_initialization
 from actdiag.diagnose.rules.nonfinite import non_finite
 from actdiag.diagnose.rules.reading import module_of
 from actdiag.diagnose.rules.scale import exploding_activation
@@ -42,6 +43,7 @@ RULES: dict[str, Rule] = {
     "stalled-update": stalled_update,
     "oversized-update": oversized_update,
     "gradient-underflow": gradient_underflow,
+    "poor-initialization": poor_initialization,
 }
 """Slug -> rule. A slug is for ever: it is the name in code, in TensorBoard, in the docs and in `ignore`."""
 

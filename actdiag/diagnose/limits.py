@@ -144,3 +144,14 @@ class Limits:
     collapsed_samples: int = 32
     collapsed_snapshots: int = 4
     collapsed_error_snapshots: int = 8
+
+    initial_ratio_info: float = 100.0
+    """Between the first and the last quarter of the layers at the first step: healthy networks 0.08 to 2."""
+    initial_ratio_warning: float = 3000.0
+    """A third of the 1e4 by which eight sigmoid layers with Xavier weights fade."""
+    initial_saturated_info: float = 0.3
+    """Healthy tanh layers begin with 0.09 at most, unscaled inputs make it 0.88."""
+    initial_saturated_warning: float = 0.6
+    initial_gate: float = 0.01
+    """Open by so little at the first step; a healthy network of sparse units begins with 0.05."""
+    initial_elements: int = 300

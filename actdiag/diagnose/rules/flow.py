@@ -48,7 +48,7 @@ def flow(snapshot: Snapshot) -> Flow | None:
     if len(norms) < _MIN_SITES:
         return None
     values = [norm for _, norm in norms]
-    quarters = _medians(values)
+    quarters = medians(values)
     return Flow(
         early=quarters[0],
         late=min(quarters[-1], values[-1]),
@@ -59,7 +59,7 @@ def flow(snapshot: Snapshot) -> Flow | None:
     )
 
 
-def _medians(values: Sequence[float]) -> list[float]:
+def medians(values: Sequence[float]) -> list[float]:
     """The median of each quarter; what does not divide by four is left to the last quarter."""
     size = max(1, len(values) // 4)
     return [statistics.median(values[i * size : (i + 1) * size if i < 3 else None]) for i in range(4)]
