@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actdiag.checkup import check
     from actdiag.collect.activations import ActivationFacts
     from actdiag.config import ConfigError
     from actdiag.diagnose.finding import Finding
@@ -35,6 +36,7 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "TensorBoardWriter",
+    "check",
 ]
 
 _HOME = {
@@ -50,6 +52,7 @@ _HOME = {
     "SiteStats": "actdiag.snapshot",
     "Snapshot": "actdiag.snapshot",
     "TensorBoardWriter": "actdiag.write.tensorboard",
+    "check": "actdiag.checkup",
 }
 
 

@@ -9,7 +9,26 @@ _GLANCE = "collect/glance.py"
 _SCHEDULE = "collect/schedule.py"
 _TREND = "collect/trend.py"
 _INIT = "diagnose/rules/initialization.py"
+_CHECK, _HEAD, _READ = "checkup.py", "diagnose/rules/head.py", "collect/head.py"
 GLANCE = [
+    ("check leaves its gradients", _CHECK, "            p.grad = grad\n", "            pass\n", "test_checkup"),
+    ("check leaves its buffers", _CHECK, "buffer.copy_(was)", "pass", "test_checkup"),
+    ("check leaves the training flag", _CHECK, "module.training = training", "pass", "test_checkup"),
+    ("check uses up random numbers", _CHECK, "torch.set_rng_state(state)", "pass", "test_checkup"),
+    ("check leaves its hooks", _CHECK, "            session.close()", "            pass", "test_checkup"),
+    ("check ignores no finding", _CHECK, "if not ledger.ignores(v.rule, v.layer)", "", "test_checkup"),
+    ("check forgets the optimizer", _CHECK, "else ids_of([optimizer])", "else None", "test_checkup"),
+    (
+        "rows of any sum are probabilities",
+        _READ,
+        "(out.sum(1) - 1).abs() < _SUM_TOLERANCE",
+        "out.sum(1) > 0",
+        "test_checkup",
+    ),
+    ("equal weights are twins whatever they learn", _READ, " and _alike(weight.grad)", "", "test_checkup"),
+    ("reach is judged by its upper end", _HEAD, "ends[0] <= head.target_low and ", "", "test_checkup"),
+    ("probabilities fit cross-entropy", _HEAD, 'head.rows_are != "probabilities"', "True", "test_checkup"),
+    ("shapes fit whatever they are", _HEAD, "or head.output_shape == head.target_shape", "or True", "test_checkup"),
     ("any step is the first", _INIT, "first.step > _FIRST_STEPS", "False", "test_initialization"),
     ("a bad start lasts for ever", _INIT, "if symptom.kind in lasting:", "if symptom.kind:", "test_initialization"),
     ("what all share is a signal", _INIT, "1 - (site.mean_energy or 0.0)", "1.0", "test_initialization"),

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "actdiag"
 
 LEAVES = {"snapshot", "names", "config"}
 ROOMS = {"collect", "diagnose", "write", "report"}
-DOORS = {"monitor", "lightning"}
+DOORS = {"monitor", "lightning", "checkup"}
 
 ALLOWED = {
     "snapshot": set(),
@@ -37,6 +37,7 @@ ALLOWED = {
     "session": {"claims", "coverage", "state", "outlet", "collect", "diagnose"} | LEAVES,
     "stepping": {"session"} | ROOMS | LEAVES,
     "monitor": {"session", "stepping", "outlet", "loggers"} | ROOMS | LEAVES,
+    "checkup": {"session", "outlet"} | ROOMS | LEAVES,
     "lightning": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
     "cli": {"", "demo"} | (ROOMS - {"collect"}) | LEAVES,
@@ -47,7 +48,7 @@ ALLOWED = {
 The package's `__init__` has no row: it names everything and imports nothing until it is asked.
 """
 
-TORCH = {"collect", "coverage", "state", "session", "stepping", "monitor", "lightning", "demo"}
+TORCH = {"collect", "coverage", "state", "session", "stepping", "monitor", "checkup", "lightning", "demo"}
 SPEAKS = {"cli", "demo"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 

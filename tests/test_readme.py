@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import actdiag
 from actdiag.config import Options
 from actdiag.diagnose.judge import RULES
 from actdiag.snapshot import ParameterStats, SiteStats, Snapshot
@@ -49,6 +50,17 @@ def test_the_plain_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     (code,) = [block for block in blocks("python") if "Monitor(" in block and "Activation" not in block]
     exec(compile(code, "README.md", "exec"), known)
     assert list((tmp_path / "runs" / "relu").glob("*tfevents*"))
+
+
+def test_the_check_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(1))
+    known = {
+        "actdiag": actdiag, "model": model, "loss_fn": nn.CrossEntropyLoss(), "x": torch.randn(6, 4),
+        "y": torch.zeros(6, dtype=torch.long), "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }  # fmt: skip
+    (code,) = [block for block in blocks("python") if "actdiag.check" in block]
+    exec(compile(code, "README.md", "exec"), known)
+    assert "the outputs are probabilities already" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -107,8 +119,6 @@ def test_options_named_in_the_readme_exist() -> None:
 
 def test_the_wheel_is_described_completely() -> None:
     changelog, version = (ROOT / "CHANGELOG.md").read_text(), (ROOT / "pyproject.toml").read_text()
-    import actdiag
-
     assert f'version = "{actdiag.__version__}"' in version
     assert "Unreleased" in changelog
     assert (ROOT / "actdiag" / "py.typed").exists()

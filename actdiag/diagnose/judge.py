@@ -81,7 +81,7 @@ class Ledger:
         self._add(snapshot)
         said = self._verdicts()
         blind = any(v.rule in _ONE_EPISODE and v.severity != "info" for v in said)
-        verdicts = _worst([v for v in said if not self._ignored(v.rule, v.layer)])
+        verdicts = _worst([v for v in said if not self.ignores(v.rule, v.layer)])
         changes = [change for v in verdicts.values() if (change := self._tell(v, snapshot.step)) is not None]
         quiet = [key for key in self._open if key not in verdicts]
         if blind:
@@ -115,7 +115,7 @@ class Ledger:
         for index in ledger._open.values():
             if not 0 <= index < len(ledger.findings):
                 raise ValueError(f"there is no finding {index}")
-        ledger._open = {key: index for key, index in ledger._open.items() if not ledger._ignored(*key)}
+        ledger._open = {key: index for key, index in ledger._open.items() if not ledger.ignores(*key)}
         quiet = {(str(rule), str(layer)): int(times) for rule, layer, times in state["quiet"]}
         ledger._quiet = {key: times for key, times in quiet.items() if key in ledger._open}
         ledger._beginning = [Snapshot.from_json(text) for text in state["beginning"]][:BEGINNING]
@@ -141,7 +141,8 @@ class Ledger:
                 logger.warning("actdiag: rule %s failed and is switched off (%s)", slug, error, exc_info=error)
         return found
 
-    def _ignored(self, rule: str, layer: str) -> bool:
+    def ignores(self, rule: str, layer: str) -> bool:
+        """Whether findings of this rule at this layer are dropped."""
         return any(
             rule == unwanted and (not colon or fnmatchcase(layer, pattern)) for unwanted, colon, pattern in self._ignore
         )

@@ -1,0 +1,276 @@
+"""actdiag.check: what is wrong before any training is told, what is right is left alone, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import actdiag
+from actdiag import ConfigError, Finding, Monitor, check
+from actdiag.collect.head import loss_name, read_output
+from actdiag.diagnose.rules.head import Head, judge_head
+
+N = 64
+
+
+def data(classes: int = 5) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(N, 12, generator=g), torch.randint(classes, (N,), generator=g)
+
+
+def net(*tail: nn.Module, out: int = 5) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, out), *tail)
+
+
+def told(model: nn.Module, batch: Any = None, loss: Any = None, **options: Any) -> list[tuple[str, str, str]]:
+    """Rule, severity and layer of what is told, without what is mere information."""
+    found = check(model, batch or data(), loss or nn.CrossEntropyLoss(), **options)
+    return [(f.rule, f.severity, f.layer) for f in found if f.severity != "info"]
+
+
+def regression(low: float = -2.0, high: float = 2.0, shape: tuple[int, ...] = (N, 1)) -> tuple[Tensor, Tensor]:
+    return data()[0], torch.linspace(low, high, N).reshape(shape)
+
+
+INIT = "poor-initialization"
+
+
+def test_a_network_that_fits_its_loss_is_told_nothing_of() -> None:
+    assert told(net()) == []
+    assert told(net(out=1), regression(), nn.MSELoss()) == []
+    assert told(net(nn.LogSoftmax(1)), loss=nn.NLLLoss()) == []
+    assert told(net(nn.Sigmoid(), out=1), regression(0, 1), nn.MSELoss()) == []
+    assert told(net(out=1), (data()[0], data(2)[1].float()[:, None]), nn.BCEWithLogitsLoss()) == []
+    assert told(net(nn.Sigmoid(), out=1), (data()[0], data(2)[1].float()[:, None]), nn.BCELoss()) == []
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.functional.cross_entropy])
+def test_a_softmax_before_cross_entropy_is_told(loss: Callable[..., Tensor]) -> None:
+    assert told(net(nn.Softmax(1)), loss=loss) == [(INIT, "warning", "3")]
+
+
+def test_a_softmax_in_a_forward_is_seen_by_its_rows() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x).exp() / self.body(x).exp().sum(1, keepdim=True)
+
+    assert [rule for rule, *_ in told(Net())] == [INIT]
+
+
+def test_a_softmax_over_one_output_is_told_as_an_error() -> None:
+    batch = (data()[0], torch.zeros(N, dtype=torch.long))
+    assert told(net(out=1), batch)[0][:2] == (INIT, "error")
+    assert told(net(nn.Softmax(1), out=1), regression(0, 1), nn.MSELoss())[0] == (INIT, "error", "3")
+
+
+def test_a_sigmoid_before_a_loss_that_contains_it_is_told() -> None:
+    batch = (data()[0], data(2)[1].float()[:, None])
+    assert told(net(nn.Sigmoid(), out=1), batch, nn.BCEWithLogitsLoss()) == [(INIT, "warning", "3")]
+
+
+@pytest.mark.parametrize("tail", [(), (nn.Softmax(1),)])
+def test_what_is_no_log_probability_is_told_before_nll(tail: tuple[nn.Module, ...]) -> None:
+    assert told(net(*tail), loss=nn.NLLLoss()) == [(INIT, "warning", "3" if tail else "2")]
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_shapes_that_are_broadcast_are_told() -> None:
+    assert told(net(out=1), regression(shape=(N,)), nn.MSELoss()) == [(INIT, "warning", "2")]
+
+
+@pytest.mark.parametrize("tail,low,high", [(nn.ReLU(), -1, 1), (nn.Sigmoid(), 0, 5), (nn.Tanh(), -3, 1)])
+def test_targets_that_the_head_cannot_reach_are_told(tail: nn.Module, low: float, high: float) -> None:
+    assert (INIT, "warning", "3") in told(net(tail, out=1), regression(low, high), nn.MSELoss())
+
+
+def constant(model: nn.Module, value: float) -> nn.Module:
+    for p in model.parameters():
+        nn.init.constant_(p, value)
+    return model
+
+
+def test_units_that_all_begin_alike_are_told_as_an_error() -> None:
+    assert (INIT, "error", "0") in told(constant(net(), 0.1))
+
+
+def test_a_last_layer_that_begins_at_zero_is_meant() -> None:
+    model = net()
+    constant(model[2], 0.0)
+    assert told(model) == []
+
+
+def test_a_layer_that_no_gradient_reaches_is_told() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.spare = net(out=8), nn.Linear(8, 5), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.body(x).detach())
+            return out
+
+    found = {layer for rule, _, layer in told(Detached()) if rule == "no-gradient"}
+    assert found == {"body.0", "body.2", "spare"}
+
+
+def test_a_loss_without_a_graph_is_told_once() -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) == target).float().mean()
+
+    assert told(net(), loss=loss) == [("no-gradient", "warning", "")]
+
+
+def test_layers_that_the_optimizer_does_not_hold_are_told() -> None:
+    model = net()
+    assert told(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)) == []
+    assert told(model, optimizer=torch.optim.SGD(model[0].parameters(), lr=0.1)) == [("no-gradient", "warning", "2")]
+
+
+def test_frozen_layers_are_meant() -> None:
+    model = net()
+    model[0].requires_grad_(False)
+    assert told(model) == []
+
+
+def test_a_deep_network_of_small_weights_is_told_with_the_numbers() -> None:
+    torch.manual_seed(0)
+    parts: list[nn.Module] = [nn.Linear(12, 32)]
+    for _ in range(7):
+        parts += [nn.ReLU(), nn.Linear(32, 32)]
+    model = nn.Sequential(*parts, nn.ReLU(), nn.Linear(32, 5))
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.01) if p.ndim > 1 else nn.init.zeros_(p)
+    found = [f for f in check(model, data(), nn.CrossEntropyLoss()) if f.rule == INIT]
+    assert [(f.severity, f.evidence["symptom"]) for f in found] == [("warning", "forward shrinks")]
+
+
+def test_inputs_that_are_not_centered_are_told() -> None:
+    x, y = data()
+    assert ("off-center", "warning", "0") in told(net(), (x + 30, y))
+
+
+def test_what_is_nan_is_told_first() -> None:
+    x, y = data()
+    x = x.clone()
+    x[0, 0] = float("nan")
+    found: list[Finding] = check(net(), (x, y), nn.CrossEntropyLoss())
+    assert found[0].rule == "non-finite" and found[0].severity == "error"
+
+
+def test_ignored_findings_are_dropped() -> None:
+    assert told(net(nn.Softmax(1)), ignore=["poor-initialization:3"]) == []
+    assert told(net(nn.Softmax(1)), ignore=["poor-initialization:other"]) != []
+
+
+@pytest.mark.parametrize("inputs", ["tuple", "mapping"])
+def test_inputs_are_given_as_the_model_takes_them(inputs: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            out: Tensor = self.body(x + shift)
+            return out
+
+    x, y = data()
+    given: Any = (x, torch.zeros(12)) if inputs == "tuple" else {"x": x, "shift": torch.zeros(12)}
+    assert told(Two(), (given, y)) == []
+
+
+class Everything(nn.Module):
+    """Buffers that a forward changes, dropout, and a frozen part in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 5))
+        self.frozen = nn.BatchNorm1d(12)
+        self.fail = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(self.frozen(x))
+        if self.fail:
+            raise RuntimeError("mine")
+        return out
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_as_it_was_also_if_the_model_raises(fails: bool, training: bool) -> None:
+    torch.manual_seed(3)
+    model = Everything().train(training)
+    model.frozen.train(False)
+    nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
+    before, grads = copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()]
+    values = [None if g is None else g.clone() for g in grads]
+    random, flags = torch.get_rng_state(), [m.training for m in model.modules()]
+    model.fail = fails
+    if fails:
+        with pytest.raises(RuntimeError, match="mine"):
+            check(model, data(), nn.CrossEntropyLoss())
+    else:
+        check(model, data(), nn.CrossEntropyLoss())
+    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
+    assert all(p.grad is was for p, was in zip(model.parameters(), grads, strict=True))
+    assert all(v is None or torch.equal(v, g) for v, g in zip(values, grads, strict=True) if g is not None)
+    assert torch.equal(torch.get_rng_state(), random) and [m.training for m in model.modules()] == flags
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_a_monitor_of_the_same_model_stays() -> None:
+    model = net()
+    with Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1)) as monitor:
+        check(model, data(), nn.CrossEntropyLoss())
+        assert not monitor._session.closed
+
+
+def test_what_cannot_work_is_said_before_anything_runs() -> None:
+    x, y = data()
+    with pytest.raises(ConfigError, match=r"batch must be \(inputs, target\), a pair; got Tensor"):
+        check(net(), x, nn.CrossEntropyLoss())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
+        check(net().requires_grad_(False), (x, y), nn.CrossEntropyLoss())
+    with pytest.raises(ConfigError, match="run one forward before check"):
+        check(nn.Sequential(nn.LazyLinear(5)), (x, y), nn.CrossEntropyLoss())
+    with pytest.raises(ConfigError, match=r"loss_fn must give a single number, got \(64,\)"):
+        check(net(), (x, y), nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(ConfigError, match="max_overhead cannot be given to check"):
+        check(net(), (x, y), nn.CrossEntropyLoss(), max_overhead=0.1)
+    with pytest.raises(ConfigError, match="unknown option 'exlude'; did you mean 'exclude'"):
+        check(net(), (x, y), nn.CrossEntropyLoss(), exlude=["0"])
+
+
+def test_it_prints_nothing_and_logs_no_finding(caplog: pytest.LogCaptureFixture) -> None:
+    check(net(nn.Softmax(1)), (data()[0] + 30, data()[1]), nn.CrossEntropyLoss())
+    assert [r.message for r in caplog.records if r.levelname != "INFO"] == []
+
+
+def test_facts_of_outputs_that_are_no_tensor_are_none() -> None:
+    assert read_output({"logits": torch.ones(2)}, None) == {}
+    assert read_output(torch.ones(0, 3), None) == {}
+    assert read_output(torch.ones(2, 3, dtype=torch.long), None) == {}
+    facts = read_output(torch.full((2, 3), float("nan")), torch.ones(0))
+    assert facts["output_low"] is None and facts["target_low"] is None and facts["rows_are"] == ""
+    assert loss_name(lambda a, b: a) == "" and loss_name(nn.functional.l1_loss) == "L1Loss"
+
+
+def test_a_head_of_which_nothing_is_known_is_not_judged() -> None:
+    unknown = Head(
+        loss="", layer="", kind="", output_shape=(), target_shape=(), rows_are="", output_low=None, output_high=None,
+        target_low=None, target_high=None,
+    )  # fmt: skip
+    assert list(judge_head(unknown)) == []
+
+
+def test_the_function_is_public_and_no_module_takes_its_place() -> None:
+    assert callable(actdiag.check) and actdiag.check is check
