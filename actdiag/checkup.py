@@ -76,7 +76,7 @@ def check(
         finally:
             session.close()
     ledger = session.ledger
-    told = [*ledger.findings, *(_finding(v) for v in verdicts if not ledger.ignores(v.rule, v.layer))]
+    told = [*ledger.findings, *(_finding(kept) for v in verdicts if (kept := ledger.terms.apply(v)) is not None)]
     return sorted(told, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 

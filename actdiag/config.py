@@ -99,6 +99,16 @@ def _unit_dims(value: Any) -> str | None:
     return None if ok else "a mapping from name pattern to dimension such as {'encoder.*': 1}"
 
 
+def _names_to(kind: type) -> Check:
+    def check(value: Any) -> str | None:
+        ok = isinstance(value, Mapping) and all(
+            isinstance(k, str) and isinstance(v, (kind, int)) for k, v in value.items()
+        )
+        return None if ok else f"a mapping from names to {'numbers' if kind is float else 'texts'}"
+
+    return check
+
+
 def _mapping(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "a mapping from module class or function to ActivationFacts"
 
@@ -190,6 +200,14 @@ class Options:
     activations: Mapping[Any, Any] = _option({}, "facts about your own activation classes and functions", _mapping)
     grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", _scaler)
     ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", _globs)
+    limits: Mapping[str, float] = _option(
+        {},
+        "thresholds of the rules, by their names in actdiag.diagnose.limits: {'dead_warning': 0.6}",
+        _names_to(float),
+    )
+    severities: Mapping[str, str] = _option(
+        {}, "'rule' or 'rule:layer pattern' -> 'info', 'warning', 'error' or 'off'", _names_to(str)
+    )
     on_finding: Callable[[Any], object] | None = _option(None, "called once with each new Finding", _callable_or_none)
     raise_on: str | None = _option(
         None,

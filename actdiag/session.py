@@ -28,12 +28,12 @@ from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.schedule import Mode, Schedule
 from actdiag.collect.sites import named_models, unwrap
 from actdiag.collect.spread import uneven
-from actdiag.config import ConfigError, Options
+from actdiag.config import Options
 from actdiag.coverage import Coverage
-from actdiag.diagnose.judge import RULES, Ledger
+from actdiag.diagnose.judge import Ledger
 from actdiag.outlet import FindingError, Outlet
 from actdiag.snapshot import Snapshot
-from actdiag.state import restore, save
+from actdiag.state import restore, save, terms_of
 
 logger = logging.getLogger("actdiag")
 
@@ -50,7 +50,7 @@ class Session:
         self, model: nn.Module | Mapping[str, nn.Module], options: Options, *, owner: object | None = None
     ) -> None:
         """`owner`: whose sessions may observe the same model side by side (a Trainer with two callbacks)."""
-        _check_ignore(options.ignore)
+        terms = terms_of(options)
         models = named_models(model)
         self.options = options
         self.ranks = Ranks(options, models.values())
@@ -67,7 +67,7 @@ class Session:
         self.schedule = Schedule(options)
         self._glance = Glance(options.window_samples)
         self.ranks.agree(self.schedule, self.collector.memory)
-        self.ledger = Ledger(ignore=options.ignore)
+        self.ledger = Ledger(*terms)
         self.scaler = ScaleWatch(options.grad_scaler)
         self.mode: Mode = "off"
         self._due = self._again = False
@@ -290,10 +290,3 @@ class Session:
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
-
-
-def _check_ignore(patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        rule = pattern.partition(":")[0]
-        if rule not in RULES:
-            raise ConfigError(f"ignore names no rule {rule!r}; rules are {', '.join(RULES)}")

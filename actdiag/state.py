@@ -16,8 +16,9 @@ from actdiag.collect.resume import SavedSite, collector_state, parse_sites, resu
 from actdiag.collect.saved import mapping, whole
 from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.schedule import Schedule
-from actdiag.config import Options
-from actdiag.diagnose.judge import Ledger
+from actdiag.config import ConfigError, Options
+from actdiag.diagnose.judge import RULES, Ledger
+from actdiag.diagnose.terms import Terms, parse_terms
 
 logger = logging.getLogger("actdiag")
 
@@ -50,6 +51,14 @@ def save(
     }
 
 
+def terms_of(options: Options) -> Terms:
+    """On what terms findings are told. Raises ConfigError for options that name what there is not."""
+    try:
+        return parse_terms(RULES, ignore=options.ignore, limits=options.limits, severities=options.severities)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def restore(state: Any, collector: Collector, options: Options, scaler: Any) -> Resumed | None:
     """Parts that go on from a saved state, the collector's sites with them; None, with one warning, if it is no use."""
     try:
@@ -57,7 +66,7 @@ def restore(state: Any, collector: Collector, options: Options, scaler: Any) -> 
         known, unknown = split_known(collector, sites)
         found = Resumed(
             schedule=Schedule.restored(mapping(state, "schedule"), options),
-            ledger=Ledger.restored(mapping(state, "ledger"), options.ignore),
+            ledger=Ledger.restored(mapping(state, "ledger"), terms_of(options)),
             scaler=ScaleWatch(scaler),
             next_step=whole(state, "next_step"),
             sites=known,

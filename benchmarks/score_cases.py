@@ -1,88 +1,156 @@
-"""How many faults the rules find, and how often they cry wolf, on a directory of training programs.
+"""Train every program of a set, and hold what actdiag and other tools' rules say against what is true of it.
 
-    python benchmarks/score_cases.py CASES_DIR [--seed N] [--only NAME]
+    python benchmarks/score_cases.py [--sets first ...] [--seeds 0 1 ...] [--only NAME] [--write docs/benchmark.md]
 
-Each program `fNN_*.py` (faulty) or `hNN_*.py` (healthy) has `build()`, which returns model, optimizer, loss_fn, batches
-and meta; `meta` holds `label`, `also`, `tolerate`. A faulty run counts as detected when a finding of severity warning
-or error matches its label or one of `also`; a healthy run as a false alarm when a finding is not covered by `tolerate`.
+A set is a folder of benchmarks/cases: `fNN_*.py` (faulty) and `hNN_*.py` (healthy), whose `build()` returns model,
+optimizer, loss_fn, batches and meta. Each program runs in a process of its own, two at a time.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import logging
+import datetime
+import json
 import os
+import platform
+import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from actdiag import Finding, Monitor
-from actdiag.diagnose.finding import at_least
+import torch
+from cases.peers import EVERY, PEERS
+from cases.score import Case, Score, alarms, by_label, case_from, in_place, latencies, matching, score
+from cases.truth import GRID_STEPS
 
-LABELS = {
-    "dead-units": {"dead_units"},
-    "saturated-activation": {"saturation"},
-    "off-center": {"uncentred"},
-    "exploding-activation": {"exploding_activation"},
-    "exploding-gradient": {"exploding_gradient"},
-    "vanishing-gradient": {"vanishing_gradient"},
-    "collapsed-activation": {"vanishing_gradient"},
-    "gradient-underflow": {"vanishing_gradient"},
-    "non-finite": {"nan"},
-    "no-gradient": {"not_learning"},
-    "stalled-update": {"not_learning"},
-    "oversized-update": {"not_learning"},
-    "poor-initialization": {"vanishing_gradient", "exploding_gradient", "exploding_activation", "saturation"},
-}
+import actdiag
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = ROOT / "benchmarks" / "cases"
+TOOLS = ("actdiag", *PEERS)
 
 
-def train(name: str) -> tuple[list[Finding], dict[str, Any]]:
-    """Run one program to its end; its warnings and errors, and what is true of it."""
-    model, optimizer, loss_fn, batches, meta = importlib.import_module(name).build()
-    with Monitor(model, optimizer, max_overhead=None, attentive=True) as monitor:
-        for x, y in batches:
-            optimizer.zero_grad()
-            loss_fn(model(x), y).backward()
-            optimizer.step()
-    return [f for f in monitor.findings if at_least(f.severity, "warning")], meta
+_METHOD = """\
+Training programs with a known fault, and healthy ones that look odd, run to their end. Only warnings and errors count.
+
+- *Right kind*: a finding that stands for the run's label, or for another label that is true of it.
+- *Right layer*: one of these names a layer at fault, or the module right before or after it.
+- *False alarms*: healthy runs of which anything is told that is not benign there.
+- *Dead layers*: layers of which 45 % of the units were closed for the whole training set from some step on to the end,
+  measured every {grid} steps in a run without actdiag. Latency is the first word about that layer minus this step;
+  *premature* is a word before it.
+
+actdiag runs with its defaults, but with no budget (`max_overhead=None, attentive=True`), so that a result does not hang
+on the clock. The other tools' published rules are re-implemented in `benchmarks/cases/peers.py` and asked every
+{every}th step, which is more often than those tools ask by default."""
 
 
-def judge(findings: list[Finding], meta: dict[str, Any]) -> str:
-    """detected, missed, quiet or FALSE ALARM."""
-    said = {label for f in findings for label in LABELS.get(f.rule, set())}
-    if meta["label"] != "healthy":
-        return "detected" if said & {meta["label"], *meta.get("also", [])} else "MISSED"
-    tolerated = meta.get("tolerate", {})
-    loud = [f for f in findings if tolerated.get(f.layer) not in LABELS.get(f.rule, set())]
-    return "FALSE ALARM" if loud else "quiet"
+def programs(folder: str, only: str) -> list[str]:
+    """Names of the programs of a set."""
+    return [path.stem for path in sorted((CASES / folder).glob("[fh][0-9]*.py")) if only in path.stem]
 
 
-def main() -> None:
-    """A line for each program, and the totals."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", type=Path)
-    parser.add_argument("--seed", default=os.environ.get("CASE_SEED", "0"), help="default: CASE_SEED, else 0")
-    parser.add_argument("--only", default="", metavar="NAME", help="programs whose name contains this")
-    arguments = parser.parse_args()
-    os.environ["CASE_SEED"] = arguments.seed
-    logging.disable(logging.CRITICAL)
-    sys.path.insert(0, str(arguments.cases))
-    verdicts: list[str] = []
-    for path in sorted(arguments.cases.glob("[fh][0-9]*.py")):
-        if arguments.only not in path.stem:
-            continue
-        findings, meta = train(path.stem)
-        verdicts.append(judge(findings, meta))
-        told = "; ".join(f"{f.severity[0]}:{f.rule}@{f.layer}#{f.step}" for f in findings)
-        truth = ",".join([meta["label"], *meta.get("also", [])])
-        print(f"{verdicts[-1]:12} {path.stem:34} {truth:45} {told}", flush=True)
-    faulty = verdicts.count("detected") + verdicts.count("MISSED")
-    healthy = verdicts.count("quiet") + verdicts.count("FALSE ALARM")
-    print(
-        f"detected {verdicts.count('detected')} of {faulty}, false alarms {verdicts.count('FALSE ALARM')} of {healthy}"
+def run(folder: str, name: str, seed: int) -> Case:
+    """Train one program in a process of its own. Raises CalledProcessError if it fails."""
+    environment = {**os.environ, "CASE_SEED": str(seed), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(CASES / "program.py"), folder, name]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    case = case_from(json.loads(done.stdout.splitlines()[-1]))
+    print(line_of(case), flush=True)
+    return case
+
+
+def line_of(case: Case) -> str:
+    """What actdiag made of one run."""
+    if case.faulty:
+        right = matching(case, "actdiag")
+        verdict = "MISSED" if not right else "detected" if any(in_place(case, s) for s in right) else "elsewhere"
+    else:
+        verdict = "FALSE ALARM" if alarms(case, "actdiag") else "quiet"
+    told = "; ".join(f"{s.rule}@{s.layer}#{s.step}" for s in case.said["actdiag"])
+    return f"{verdict:12} {case.name:34} seed {case.seed}  {case.label:22} {told}"
+
+
+def row(tool: str, s: Score) -> str:
+    """One line of the table of tools."""
+    latency = "-" if s.median_latency is None else f"{s.median_latency:g}"
+    return (
+        f"| {tool} | {s.detected} of {s.faulty} | {s.placed} of {s.faulty} | {s.false_alarms} of {s.healthy} | "
+        f"{s.told} of {s.onsets} | {latency} | {s.premature} |"
     )
 
 
+def tables(cases: Sequence[Case]) -> list[str]:
+    """The tools side by side, recall by kind, and what actdiag got wrong, in Markdown."""
+    lines = [
+        "| tool | right kind | right layer | false alarms | dead layers told | median latency, steps | premature |",
+        "|---|---|---|---|---|---|---|",
+        *(row(tool, score(cases, tool, grid=GRID_STEPS)) for tool in TOOLS),
+        "",
+        f"| kind of fault | {' | '.join(TOOLS)} |",
+        "|---|" + "---|" * len(TOOLS),
+    ]
+    counts = {tool: by_label(cases, tool) for tool in TOOLS}
+    lines += [
+        f"| {label} | {' | '.join('{} of {}'.format(*counts[tool][label]) for tool in TOOLS)} |"
+        for label in counts["actdiag"]
+    ]
+    return [*lines, "", *wrongs(cases)]
+
+
+def wrongs(cases: Sequence[Case]) -> list[str]:
+    """What actdiag missed, placed elsewhere, told of healthy runs, or told late or too early."""
+    kinds = ("missed", "right kind, other layer", "false alarm", "dead units told after 25 steps")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for case in cases:
+        name, right = f"{case.name} (seed {case.seed})", matching(case, "actdiag")
+        if case.faulty and not right:
+            found["missed"].append(name)
+        elif case.faulty and not any(in_place(case, s) for s in right):
+            found["right kind, other layer"].append(name)
+        if not case.faulty:
+            found["false alarm"] += [f"{name}: {s.rule} at {s.layer}" for s in alarms(case, "actdiag")]
+        late = latencies(case, "actdiag").items() if case.faulty else ()
+        found["dead units told after 25 steps"] += [f"{name}, {layer}: {steps}" for layer, steps in late if steps > 25]
+    return [f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()]
+
+
+def page(results: dict[str, list[Case]], command: str) -> str:
+    """docs/benchmark.md."""
+    lines = [
+        "# Does it find what is wrong, and is it quiet when nothing is?", "",
+        f"Written by `{command}` on {datetime.date.today().isoformat()}: {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, actdiag {actdiag.__version__}.", "",
+        *_METHOD.format(grid=GRID_STEPS, every=EVERY).splitlines(), "",
+    ]  # fmt: skip
+    for name, cases in results.items():
+        seeds = sorted({case.seed for case in cases})
+        text = (CASES / name / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        lines += [f"## Set `{name}`, seeds {', '.join(map(str, seeds))}: {text}", "", *tables(cases), ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run, print, and write the page where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=["first"], help="folders of benchmarks/cases")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--only", default="", metavar="NAME", help="programs whose name contains this")
+    parser.add_argument("--write", type=Path, help="write the page here")
+    given = parser.parse_args()
+    results = {}
+    with ThreadPoolExecutor(2) as pool:
+        for name in given.sets:
+            jobs = [(name, program, seed) for seed in given.seeds for program in programs(name, given.only)]
+            results[name] = list(pool.map(lambda job: run(*job), jobs))
+            print("\n".join(tables(results[name])), flush=True)
+    if given.write:
+        given.write.write_text(
+            page(results, "python benchmarks/score_cases.py " + " ".join(sys.argv[1:])), encoding="utf-8"
+        )
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

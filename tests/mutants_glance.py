@@ -10,13 +10,48 @@ _SCHEDULE = "collect/schedule.py"
 _TREND = "collect/trend.py"
 _INIT = "diagnose/rules/initialization.py"
 _CHECK, _HEAD, _READ = "checkup.py", "diagnose/rules/head.py", "collect/head.py"
+_TERMS = "diagnose/terms.py"
 GLANCE = [
+    (
+        "what is ignored is told",
+        _TERMS,
+        "            return None\n",
+        "            return verdict\n",
+        "test_judging_options test_ledger",
+    ),
+    (
+        "a rule decides before its layer",
+        _TERMS,
+        'key=lambda one: ":" in one',
+        'key=lambda one: ":" not in one',
+        "test_judging_options",
+    ),
+    (
+        "off is a severity",
+        _TERMS,
+        "if severity in SEVERITIES else None",
+        "if severity else None",
+        "test_judging_options",
+    ),
+    (
+        "limits of ones own are not used",
+        _TERMS,
+        "return replace(plain, **given)",
+        "return plain",
+        "test_judging_options",
+    ),
     ("check leaves its gradients", _CHECK, "            p.grad = grad\n", "            pass\n", "test_checkup"),
     ("check leaves its buffers", _CHECK, "buffer.copy_(was)", "pass", "test_checkup"),
     ("check leaves the training flag", _CHECK, "module.training = training", "pass", "test_checkup"),
     ("check uses up random numbers", _CHECK, "torch.set_rng_state(state)", "pass", "test_checkup"),
     ("check leaves its hooks", _CHECK, "            session.close()", "            pass", "test_checkup"),
-    ("check ignores no finding", _CHECK, "if not ledger.ignores(v.rule, v.layer)", "", "test_checkup"),
+    (
+        "check ignores no finding",
+        _CHECK,
+        "if (kept := ledger.terms.apply(v)) is not None",
+        "if (kept := v)",
+        "test_checkup",
+    ),
     ("check forgets the optimizer", _CHECK, "else ids_of([optimizer])", "else None", "test_checkup"),
     (
         "rows of any sum are probabilities",

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
@@ -23,6 +22,7 @@ from actdiag.diagnose.rules.underflow import gradient_underflow
 from actdiag.diagnose.rules.units import dead_units
 from actdiag.diagnose.rules.updates import oversized_update, stalled_update
 from actdiag.diagnose.rules.wiring import no_gradient
+from actdiag.diagnose.terms import Terms
 from actdiag.snapshot import Snapshot
 
 logger = logging.getLogger("actdiag")
@@ -66,9 +66,10 @@ class Ledger:
     the rule has failed, or if NaN hides everything else.
     """
 
-    def __init__(self, limits: Limits | None = None, ignore: Sequence[str] = ()) -> None:
-        self._limits = limits or Limits()
-        self._ignore = [pattern.partition(":") for pattern in ignore]
+    def __init__(
+        self, limits: Limits | None = None, ignore: Sequence[str] = (), severities: Mapping[str, str] | None = None
+    ) -> None:
+        self.terms = Terms(limits or Limits(), ignore, severities or {})
         self._beginning: list[Snapshot] = []
         self._recent: deque[Snapshot] = deque(maxlen=HISTORY)
         self._open: dict[Key, int] = {}
@@ -81,7 +82,7 @@ class Ledger:
         self._add(snapshot)
         said = self._verdicts()
         blind = any(v.rule in _ONE_EPISODE and v.severity != "info" for v in said)
-        verdicts = _worst([v for v in said if not self.ignores(v.rule, v.layer)])
+        verdicts = _worst([kept for v in said if (kept := self.terms.apply(v)) is not None])
         changes = [change for v in verdicts.values() if (change := self._tell(v, snapshot.step)) is not None]
         quiet = [key for key in self._open if key not in verdicts]
         if blind:
@@ -107,15 +108,19 @@ class Ledger:
         }
 
     @staticmethod
-    def restored(state: Mapping[str, Any], ignore: Sequence[str] = ()) -> Ledger:
+    def restored(state: Mapping[str, Any], terms: Terms | None = None) -> Ledger:
         """A ledger that goes on from a `state`. Raises an exception for anything else."""
-        ledger = Ledger(ignore=ignore)
+        ledger = Ledger(*(terms or Terms()))
         ledger.findings = [_finding(raw) for raw in state["findings"]]
         ledger._open = {(str(rule), str(layer)): int(index) for rule, layer, index in state["open"]}
         for index in ledger._open.values():
             if not 0 <= index < len(ledger.findings):
                 raise ValueError(f"there is no finding {index}")
-        ledger._open = {key: index for key, index in ledger._open.items() if not ledger.ignores(*key)}
+        ledger._open = {
+            key: index
+            for key, index in ledger._open.items()
+            if ledger.terms.apply(_verdict(ledger.findings[index])) is not None
+        }
         quiet = {(str(rule), str(layer)): int(times) for rule, layer, times in state["quiet"]}
         ledger._quiet = {key: times for key, times in quiet.items() if key in ledger._open}
         ledger._beginning = [Snapshot.from_json(text) for text in state["beginning"]][:BEGINNING]
@@ -135,17 +140,11 @@ class Ledger:
             if slug in self._broken:
                 continue
             try:
-                found += list(rule(history, self._limits))
+                found += list(rule(history, self.terms.limits))
             except Exception as error:
                 self._broken.add(slug)
                 logger.warning("actdiag: rule %s failed and is switched off (%s)", slug, error, exc_info=error)
         return found
-
-    def ignores(self, rule: str, layer: str) -> bool:
-        """Whether findings of this rule at this layer are dropped."""
-        return any(
-            rule == unwanted and (not colon or fnmatchcase(layer, pattern)) for unwanted, colon, pattern in self._ignore
-        )
 
     def _can_tell(self, key: Key, snapshot: Snapshot) -> bool:
         """Whether silence about an episode means that it is over."""
@@ -181,6 +180,10 @@ class Ledger:
             self.findings[index] = replace(self.findings[index], resolved_step=step)
             changes.append(Change("resolved", self.findings[index]))
         return changes
+
+
+def _verdict(told: Finding) -> Verdict:
+    return Verdict(**{name: getattr(told, name) for name in Verdict.__dataclass_fields__})
 
 
 def _thin(snapshot: Snapshot) -> Snapshot:

@@ -1,0 +1,93 @@
+"""Train one program: once with actdiag, once with the peers' recorder and the exact measure of deaths.
+
+CASE_SEED=1 python benchmarks/cases/program.py FOLDER NAME      prints what score.Case holds, as one line of JSON
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from actdiag import Finding, Monitor
+from actdiag.diagnose.finding import at_least
+from cases.peers import PEERS, Recorder, Tool, View
+from cases.score import Said
+from cases.truth import GRID_STEPS, Mortality
+
+CASES = Path(__file__).resolve().parent
+
+
+def build(folder: Path, name: str) -> Any:
+    """Model, optimizer, loss, batches and meta of a program; its folder may hold a helper module of any name."""
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(name).build()
+    finally:
+        sys.path.remove(str(folder))
+
+
+def observe(folder: Path, name: str) -> tuple[list[Finding], dict[str, Any]]:
+    """Train a program with actdiag; its warnings and errors, and what is true of it."""
+    model, optimizer, loss_fn, batches, meta = build(folder, name)
+    with Monitor(model, optimizer, max_overhead=None, attentive=True) as monitor:
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss_fn(model(x), y).backward()
+            optimizer.step()
+    return [f for f in monitor.findings if at_least(f.severity, "warning")], meta
+
+
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """Train a program without actdiag: what the peers say, when units died, the modules in order."""
+    model, optimizer, loss_fn, batches, meta = build(folder, name)
+    tools = {peer: Tool(rules) for peer, rules in PEERS.items()}
+
+    def views(view: View) -> None:
+        for tool in tools.values():
+            tool.see(view)
+
+    recorder, deaths = Recorder(model, views), Mortality(model)
+    for step, (x, y) in enumerate(batches):
+        if meta["label"] != "healthy" and step % GRID_STEPS == 0:
+            deaths.measure(batches.X, step)
+        recorder.begin(step, x)
+        optimizer.zero_grad()
+        loss_fn(model(x), y).backward()
+        recorder.end(step)
+        optimizer.step()
+        recorder.finish(step)
+    leaves = [n for n, m in model.named_modules() if n and not any(m.children())]
+    return {"said": {peer: tool.said for peer, tool in tools.items()}, "onsets": deaths.onsets(), "layers": leaves}
+
+
+def case_of(folder: Path, name: str) -> dict[str, Any]:
+    """Everything of one run, as plain values."""
+    findings, meta = observe(folder, name)
+    rest = measure(folder, name)
+    said = {"actdiag": [Said(f.rule, f.layer, f.step) for f in findings], **rest["said"]}
+    return {
+        "name": name,
+        "seed": int(os.environ.get("CASE_SEED", "0")),
+        "label": meta["label"],
+        "also": list(meta.get("also", [])),
+        "tolerate": dict(meta.get("tolerate", {})),
+        "at_fault": list(meta.get("layers_at_fault", [])),
+        "layers": rest["layers"],
+        "onsets": rest["onsets"],
+        "said": {tool: [astuple(one) for one in given] for tool, given in said.items()},
+    }
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    print(json.dumps(case_of(CASES / sys.argv[1], sys.argv[2])))

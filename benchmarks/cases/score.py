@@ -1,0 +1,136 @@
+"""How findings are held against labels: pure functions of what was said and what is true."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LABELS: Mapping[str, frozenset[str]] = {
+    "dead-units": frozenset({"dead_units"}),
+    "saturated-activation": frozenset({"saturation"}),
+    "off-center": frozenset({"uncentred"}),
+    "exploding-activation": frozenset({"exploding_activation"}),
+    "exploding-gradient": frozenset({"exploding_gradient"}),
+    "vanishing-gradient": frozenset({"vanishing_gradient"}),
+    "collapsed-activation": frozenset({"vanishing_gradient"}),
+    "gradient-underflow": frozenset({"vanishing_gradient"}),
+    "non-finite": frozenset({"nan"}),
+    "no-gradient": frozenset({"not_learning"}),
+    "stalled-update": frozenset({"not_learning"}),
+    "oversized-update": frozenset({"not_learning"}),
+    "poor-initialization": frozenset(
+        {"vanishing_gradient", "exploding_gradient", "exploding_activation", "saturation"}
+    ),
+}
+"""Slug -> the labels that it stands for. Other tools' rules are told under the slug that is nearest."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One warning or error of a tool: when first, where, and under which slug."""
+
+    rule: str
+    layer: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run of one program: its labels, its layers in order, when units died, and what each tool has said."""
+
+    name: str
+    seed: int
+    label: str
+    also: Sequence[str] = ()
+    tolerate: Mapping[str, str] = field(default_factory=dict)
+    at_fault: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    onsets: Mapping[str, int] = field(default_factory=dict)
+    said: Mapping[str, Sequence[Said]] = field(default_factory=dict)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is a fault to be found."""
+        return self.label != "healthy"
+
+
+def matching(case: Case, tool: str) -> list[Said]:
+    """What a tool said of a faulty run that is of a right kind."""
+    true = {case.label, *case.also}
+    return [said for said in case.said[tool] if LABELS.get(said.rule, frozenset()) & true]
+
+
+def alarms(case: Case, tool: str) -> list[Said]:
+    """What a tool said of a healthy run that is not tolerated there."""
+    return [s for s in case.said[tool] if case.tolerate.get(s.layer) not in LABELS.get(s.rule, frozenset())]
+
+
+def in_place(case: Case, said: Said) -> bool:
+    """Whether a layer at fault is named, or the module right before or after it: a layer and its activation."""
+    named = said.layer.partition("#")[0].removesuffix(":in")
+    if said.layer in case.at_fault or named in case.at_fault:
+        return True
+    if named not in case.layers:
+        return False
+    at = case.layers.index(named)
+    return any(name in case.at_fault for name in case.layers[max(0, at - 1) : at + 2])
+
+
+def latencies(case: Case, tool: str) -> dict[str, int]:
+    """Layer -> steps from the onset of its dead units to the first word of them; layers not told are left out."""
+    first: dict[str, int] = {}
+    for said in case.said[tool]:
+        if said.rule == "dead-units" and said.layer in case.onsets:
+            first[said.layer] = min(said.step, first.get(said.layer, said.step))
+    return {layer: step - case.onsets[layer] for layer, step in first.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One tool on some runs. Counts; `median_latency` in steps, None where no onset was told."""
+
+    faulty: int
+    detected: int
+    placed: int
+    healthy: int
+    false_alarms: int
+    onsets: int
+    told: int
+    premature: int
+    median_latency: float | None
+
+
+def score(cases: Sequence[Case], tool: str, *, grid: int) -> Score:
+    """A tool's counts. `grid`: onsets are known to so many steps, so a word is premature only if earlier than that."""
+    faulty, healthy = [c for c in cases if c.faulty], [c for c in cases if not c.faulty]
+    found = [matching(case, tool) for case in faulty]
+    late = [steps for case in faulty for steps in latencies(case, tool).values()]
+    return Score(
+        faulty=len(faulty),
+        detected=sum(bool(said) for said in found),
+        placed=sum(any(in_place(c, s) for s in said) for c, said in zip(faulty, found, strict=True)),
+        healthy=len(healthy),
+        false_alarms=sum(bool(alarms(case, tool)) for case in healthy),
+        onsets=sum(len(case.onsets) for case in faulty),
+        told=len(late),
+        premature=sum(steps < -grid for steps in late),
+        median_latency=statistics.median(late) if late else None,
+    )
+
+
+def by_label(cases: Sequence[Case], tool: str) -> dict[str, tuple[int, int]]:
+    """Primary label -> detected, all."""
+    found: dict[str, tuple[int, int]] = {}
+    for case in cases:
+        if case.faulty:
+            hit, total = found.get(case.label, (0, 0))
+            found[case.label] = (hit + bool(matching(case, tool)), total + 1)
+    return dict(sorted(found.items()))
+
+
+def case_from(raw: Mapping[str, Any]) -> Case:
+    """A Case from plain values, as a run of one program prints them."""
+    said = {tool: [Said(*one) for one in given] for tool, given in raw["said"].items()}
+    return Case(**{**raw, "said": said})
