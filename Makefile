@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick slow lint bench benchmark regimes sweep mutants screenshot clean
+.PHONY: demo test quick slow lint bench benchmark rule-pages regimes sweep mutants screenshot clean
 
 demo: $(READY)          ## train the demo's networks and print the report
 	$(BIN)/actdiag demo
@@ -29,6 +29,9 @@ regimes: $(READY)       ## docs/regimes.md from the tests
 
 benchmark: $(READY)     ## docs/benchmark.md: faulty and healthy trainings, ours and other tools' rules
 	$(BIN)/python benchmarks/score_cases.py --seeds 0 1 --write docs/benchmark.md
+
+rule-pages: $(READY)    ## docs/rules from the manuals of the rules
+	$(BIN)/python -m tests.rule_pages --write
 
 sweep: $(READY)         ## other people's models, trained with and without a monitor
 	$(BIN)/python benchmarks/sweep_models.py --write docs/sweep.md
