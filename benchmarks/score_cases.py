@@ -101,7 +101,13 @@ def tables(cases: Sequence[Case]) -> list[str]:
 
 def wrongs(cases: Sequence[Case]) -> list[str]:
     """What actdiag missed, placed elsewhere, told of healthy runs, or told late or too early."""
-    kinds = ("missed", "right kind, other layer", "false alarm", "dead units told after 25 steps")
+    kinds = (
+        "missed",
+        "right kind, other layer",
+        "false alarm",
+        "dead units told after 25 steps",
+        "dead units told before their onset",
+    )
     found: dict[str, list[str]] = {kind: [] for kind in kinds}
     for case in cases:
         name, right = f"{case.name} (seed {case.seed})", matching(case, "actdiag")
@@ -113,6 +119,7 @@ def wrongs(cases: Sequence[Case]) -> list[str]:
             found["false alarm"] += [f"{name}: {s.rule} at {s.layer}" for s in alarms(case, "actdiag")]
         late = latencies(case, "actdiag").items() if case.faulty else ()
         found["dead units told after 25 steps"] += [f"{name}, {layer}: {steps}" for layer, steps in late if steps > 25]
+        found["dead units told before their onset"] += [f"{name}, {at}: {n}" for at, n in late if n < -GRID_STEPS]
     return [f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()]
 
 
