@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from actdiag.collect.head import has_gradient, loss_name, read_output, twin_layers
+from actdiag.collect.head import call_loss, has_gradient, read_output, twin_layers
 from actdiag.collect.parameters import ids_of
+from actdiag.collect.unchanged import unchanged
 from actdiag.config import ConfigError, build_options
 from actdiag.diagnose.finding import SEVERITIES, Finding, Verdict
 from actdiag.diagnose.rules.head import Head, judge_head
-from actdiag.outlet import Outlet
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 
@@ -57,9 +56,13 @@ def check(
     uncentered inputs; NaN; layers whose units all have the same weights; parameters that no gradient reaches; and
     whether the head's activation, shape and range fit the loss.
 
-    It leaves everything as it was, also when the model raises: weights, gradients, buffers, training flags, hooks,
-    random numbers. It synchronizes with the device; it is not collective. Raises ConfigError for arguments that cannot
-    work, and passes on what the model and the loss raise.
+    The loss is recognized where it is one of torch's, also called inside a function of yours; of any other, and of
+    several in one, nothing is said of how the head fits.
+
+    It leaves everything as it was, also when the model or the loss raises: weights, gradients, buffers, training flags,
+    hooks, random numbers of torch, Python and NumPy; attributes of your own that a forward sets stay set. It
+    synchronizes with the device; it is not collective. Raises ConfigError for arguments that cannot work, and passes on
+    what the model and the loss raise.
     """
     inputs, target = _parts(batch)
     for name in options:
@@ -67,12 +70,11 @@ def check(
             raise ConfigError(f"{name} cannot be given to check, which records a single step; leave it out")
     checked = build_options({**options, "max_overhead": None, "distributed": "off", "prefix": "check"})
     _check_parameters(model)
-    with _as_it_was(model):
-        session = Session(model, checked)
-        session.outlet = Outlet(checked, (), speaks=False)
+    with unchanged([model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]):
+        session = Session(model, checked, speaks=False)
         try:
-            output, snapshot = _one_step(session, model, inputs, target, loss_fn)
-            verdicts = [*_wiring(model, optimizer), *_twins(model), *_head(snapshot, output, target, loss_fn)]
+            judged, snapshot = _one_step(session, model, (inputs, target), loss_fn)
+            verdicts = [*_wiring(model, optimizer), *_twins(model), *_head(snapshot, judged)]
         finally:
             session.close()
     ledger = session.ledger
@@ -94,52 +96,27 @@ def _parts(batch: Any) -> tuple[Any, Any]:
 
 
 def _one_step(
-    session: Session, model: nn.Module, inputs: Any, target: Any, loss_fn: Callable[[Any, Any], Tensor]
-) -> tuple[Any, Snapshot | None]:
+    session: Session, model: nn.Module, batch: tuple[Any, Any], loss_fn: Callable[[Any, Any], Tensor]
+) -> tuple[tuple[str, Any, Any], Snapshot | None]:
+    """Class of the loss, outputs and targets that it was given; and what the step has shown."""
     if not model.training:
         model.train()
     session.begin_step(0)
     with torch.enable_grad():
-        output = _call(model, inputs)
-        loss = loss_fn(output, target)
+        loss, judged = call_loss(loss_fn, _call(model, batch[0]), batch[1])
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss_fn must give a single number, got {shape}; reduce it with mean() or sum()")
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     session.before_update((), None)
-    return output, session.end_step(0)
+    return judged, session.end_step(0)
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-
-
-@contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside: gradients, buffers, training flags and random numbers are those of before."""
-    grads = [(p, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    flags = [(m, m.training) for m in model.modules()]
-    state = torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    for p, _ in grads:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, grad in grads:
-            p.grad = grad
-        with torch.no_grad():
-            for buffer, was in buffers:
-                buffer.copy_(was)
-        for module, training in flags:
-            module.training = training
-        torch.set_rng_state(state)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
 
 
 def _wiring(model: nn.Module, optimizer: Optimizer | None) -> Iterator[Verdict]:
@@ -154,8 +131,16 @@ def _wiring(model: nn.Module, optimizer: Optimizer | None) -> Iterator[Verdict]:
             continue
         if all(p.grad is None for p in own):
             yield _no_gradient(name, "no gradient of the loss reaches it in this batch", _UNREACHED)
-        elif held is not None and not any(id(p) in held for p in own):
-            yield _no_gradient(name, "the optimizer does not hold its parameters: they will not change", _UNHELD)
+        elif held is not None and (left := [p for p in own if id(p) not in held]):
+            parts = "" if len(left) == len(own) else _named(module, left) + " of "
+            yield _no_gradient(
+                name, f"the optimizer does not hold {parts}its parameters: they will not change", _UNHELD
+            )
+
+
+def _named(module: nn.Module, parameters: Sequence[nn.Parameter]) -> str:
+    ids = {id(p) for p in parameters}
+    return ", ".join(name for name, p in module.named_parameters(recurse=False) if id(p) in ids)
 
 
 _UNREACHED = (
@@ -190,13 +175,12 @@ def _twins(model: nn.Module) -> Iterator[Verdict]:
             )  # fmt: skip
 
 
-def _head(
-    snapshot: Snapshot | None, output: Any, target: Any, loss_fn: Callable[[Any, Any], Tensor]
-) -> Iterator[Verdict]:
+def _head(snapshot: Snapshot | None, judged: tuple[str, Any, Any]) -> Iterator[Verdict]:
+    loss, output, target = judged
     facts = read_output(output, target)
     if facts:
         layer, kind = _last(snapshot)
-        yield from judge_head(Head(loss=loss_name(loss_fn), layer=layer, kind=kind, **facts))
+        yield from judge_head(Head(loss=loss, layer=layer, kind=kind, **facts))
 
 
 def _last(snapshot: Snapshot | None) -> tuple[str, str]:

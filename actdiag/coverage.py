@@ -50,9 +50,10 @@ class Coverage:
     def close(self, *, stepped: bool) -> None:
         """Say at the end that the model ran and no step of its optimizer was seen, if it did."""
         if not stepped and any(site.forward_calls or site.elements for site in self._collector.sites.values()):
-            logger.warning(
+            self._say(
+                logging.WARNING,
                 "actdiag: the model ran, but no step of the optimizer was seen, so nothing was recorded. Is it the "
-                "optimizer that trains this model? Without one, call monitor.step() after each update."
+                "optimizer that trains this model? Without one, call monitor.step() after each update.",
             )
 
     def _report_first(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:

@@ -47,14 +47,19 @@ class Session:
     """Observes one run: decides, collects, judges, writes."""
 
     def __init__(
-        self, model: nn.Module | Mapping[str, nn.Module], options: Options, *, owner: object | None = None
+        self,
+        model: nn.Module | Mapping[str, nn.Module],
+        options: Options,
+        *,
+        owner: object | None = None,
+        speaks: bool = True,
     ) -> None:
-        """`owner`: whose sessions may observe the same model side by side (a Trainer with two callbacks)."""
+        """`owner`: whose sessions may observe one model side by side (a Trainer with two callbacks); `speaks`: logs."""
         terms = terms_of(options)
         models = named_models(model)
         self.options = options
         self.ranks = Ranks(options, models.values())
-        self.outlet = Outlet(options, (), speaks=self.ranks.leads)
+        self.outlet = Outlet(options, (), speaks=speaks and self.ranks.leads)
         self.collector = Collector(models, options)
         self._parameters = ParameterWatch(
             [(name, unwrap(module)) for name, module in models.items()],
@@ -79,7 +84,7 @@ class Session:
         self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
-        self._coverage = Coverage(self.collector, speaks=self.ranks.leads)
+        self._coverage = Coverage(self.collector, speaks=speaks and self.ranks.leads)
         self._owner = weakref.ref(owner) if owner is not None else None
         self._take(models.values())
 

@@ -19,6 +19,7 @@ from mutants_io import EDITS, TESTS
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
+from mutants_start import START
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -213,7 +214,12 @@ MUTANTS = [
 MUTANTS += [
     Mutant(f"{file}: {old.strip()!r} becomes {new.strip()!r}", file, old, new, TESTS) for file, old, new in EDITS
 ]
-MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES, *GLANCE]]
+MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
+MUTANTS += [
+    Mutant(*edit[:1], file, *edit[1:], tests)
+    for (file, tests), edits in [*GLANCE.items(), *START.items()]
+    for edit in edits
+]
 
 
 def survives(mutant: Mutant) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from cases.measure import Call, Look, complaints, energy_of_means, labels_of, look, truth_of
 from cases.peers import EVERY, PEERS, Recorder, Tool, View
+from cases.program import case_of
 from cases.score import Case, Said, alarms, by_label, case_from, in_place, latencies, matching, score
 from cases.truth import Mortality, dead_share
 from torch import Tensor, nn
@@ -85,8 +90,153 @@ def test_deaths_are_counted_exactly_and_dated_by_their_last_beginning() -> None:
 def test_a_channel_is_dead_if_it_is_closed_at_every_position() -> None:
     z = torch.full((5, 4, 3, 3), -1.0)
     z[2, 1, 0, 2] = 0.5
-    assert dead_share(z, 0.0) == 0.75
-    assert dead_share(torch.tensor([[-1.0, 2.0], [-3.0, -1.0]]), 0.0) == 0.5
+    assert dead_share(z, 0.0, channels_first=True) == 0.75
+    assert dead_share(z[..., 0, :], 0.0, channels_first=True) == 0.75, "sequences too"
+    assert dead_share(torch.tensor([[-1.0, 2.0], [-3.0, -1.0]]), 0.0, channels_first=False) == 0.5
+
+
+@pytest.mark.parametrize("first", ["convolution", "linear"])
+def test_units_are_channels_after_a_convolution_and_the_last_dimension_after_a_linear_layer(first: str) -> None:
+    layer: nn.Module = nn.Conv1d(6, 8, 1) if first == "convolution" else nn.Linear(6, 8)
+    model, deaths = nn.Sequential(layer, nn.Identity(), nn.ReLU()), None
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.ndim == 1)[:4] = 1.0
+    deaths = Mortality(model)
+    deaths.measure(torch.randn(5, 6, 6), 0)
+    assert deaths.onsets() == {"2": 0}, "4 of 8 units; no position is closed for all units"
+
+
+def looks(*calls: Call, steps: int = 8, loss: float = 1.0, gradients: dict[str, float] | None = None) -> list[Look]:
+    given = {"fc.weight": 0.1} if gradients is None else gradients
+    return [Look(step, loss / (1 + step), list(calls), given, True) for step in range(steps)]
+
+
+def labels(given: list[Look], unmoved: dict[str, bool] | None = None) -> dict[str, list[str]]:
+    found = labels_of(given, unmoved or {}, torch.randn(50, 3), math.nan).where
+    return {label: list(names) for label, names in found.items()}
+
+
+def call(name: str = "act", **values: Any) -> Call:
+    return Call(**{"name": name, "hidden": True, "gate": False, "rms": 1.0, "gradient": 1.0, **values})
+
+
+def test_nothing_is_measured_of_what_is_healthy() -> None:
+    assert labels(looks(call(dead=0.4, saturated=0.4), call("last", gradient=0.01))) == {}
+
+
+@pytest.mark.parametrize(
+    "label,calls",
+    [
+        ("dead_units", [call(dead=0.45)]),
+        ("saturation", [call(saturated=0.5)]),
+        ("vanishing_gradient", [call(gradient=1e-4), call("last")]),
+        ("exploding_gradient", [call(gradient=1e4), call("last")]),
+        ("exploding_activation", [call(), call("last", rms=1e3)]),
+        ("vanishing_gradient", [call(gradient=g) for g in (1e-4, 1e-2, 0.1, 1.0)]),
+    ],
+)
+def test_each_label_is_measured_by_its_definition(label: str, calls: list[Call]) -> None:
+    assert list(labels(looks(*calls))) == [label]
+
+
+def test_units_that_come_back_to_life_are_not_dead() -> None:
+    given = looks(call(dead=0.9))
+    given[-1].calls[0] = call(dead=0.1)
+    assert labels(given) == {}
+
+
+def test_what_grows_a_thousand_times_and_is_large_explodes() -> None:
+    given = looks(call(), gradients={"fc.weight": 1e-2})
+    given[5] = Look(5, 0.1, [call(rms=2e3)], {"fc.weight": 20.0}, True)
+    assert labels(given) == {"exploding_gradient": ["fc"], "exploding_activation": ["act"]}
+    given[5] = Look(5, 0.1, [call(rms=99.0)], {"fc.weight": 9.0}, True)
+    assert labels(given) == {}
+
+
+def test_losses_that_do_not_fall_and_weights_that_do_not_move_are_no_learning() -> None:
+    stuck = [Look(step, 1.0, [call()], {}, True) for step in range(8)]
+    assert labels(stuck) == {"not_learning": []}
+    assert labels(looks(call()), {"fc.weight": True, "fc2.weight": False}) == {"not_learning": ["fc"]}
+    broken = [Look(step, math.nan, [call(rms=math.nan)], {}, step < 3) for step in range(8)]
+    assert set(labels(broken)) == {"nan", "not_learning"}
+    assert labels(looks(call(), gradients={"fc.weight": 0.0})) == {"vanishing_gradient": ["fc"]}
+
+
+def test_inputs_are_uncentered_where_most_energy_is_in_means_and_centering_helps() -> None:
+    x = torch.randn(50, 3) + 10
+    assert "uncentred" in labels_of(looks(call()), {}, x, 0.01).where
+    assert labels_of(looks(call()), {}, x, 0.124).where == {}, "the repaired program does no better"
+    assert labels_of(looks(call()), {}, x - 10, 0.01).where == {}
+    assert energy_of_means(torch.zeros(3, 2)) == 0 and energy_of_means(torch.ones(2, dtype=torch.long)) == 0
+
+
+def test_a_program_that_claims_what_is_not_measured_is_found_out() -> None:
+    truth = labels_of(looks(call(dead=0.6)), {}, torch.randn(5, 2), math.nan)
+    assert complaints({"label": "dead_units"}, truth) == []
+    assert complaints({"label": "saturation", "also": ["nan"]}, truth) == [
+        "saturation is claimed and not measured",
+        "dead_units is measured at ['act'] and not claimed",
+    ]
+    assert complaints({"label": "healthy", "tolerate": {"act": "dead_units"}}, truth) == []
+    assert complaints({"label": "healthy", "tolerate": {"out": "dead_units"}}, truth) == [
+        "dead_units is measured at act"
+    ]
+    still = labels_of(looks(call(), steps=2), {}, torch.randn(5, 2), math.nan)
+    assert complaints({"label": "healthy"}, replace(still, final_loss=0.9)) == ["the loss only came from 1 to 0.9"]
+
+
+_PROGRAM = """
+import torch
+from torch import nn
+
+class Batches:
+    def __init__(self):
+        torch.manual_seed(0)
+        self.X, self.Y = torch.randn(64, 6), torch.randn(64, 1)
+    def __len__(self):
+        return 24
+    def __iter__(self):
+        return iter([(self.X, self.Y)] * 24)
+
+def build(repaired=False):
+    batches = Batches()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    with torch.no_grad():
+        model[0].bias[: 0 if repaired else 6] = -100.0
+    meta = dict(name="built", label="dead_units", also=[], layers_at_fault=["1"], source="constructed")
+    return model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches, meta
+"""
+
+
+def test_a_program_is_run_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"built_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(_PROGRAM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    truth = truth_of(tmp_path, name)
+    assert truth["wrong"] == [] and truth["where"]["dead_units"] == ["1"]
+    assert truth["repaired_loss"] < truth["final_loss"] < truth["first_loss"]
+    case = case_from(case_of(tmp_path, name))
+    assert case.onsets == {"1": 0} and case.layers == ["0", "1", "2"] and case.at_fault == ["1"]
+    assert set(case.said) == {"actdiag", *PEERS}
+    assert any(in_place(case, one) for one in matching(case, "SageMaker Debugger"))
+
+
+def test_measuring_leaves_gradients_flags_and_random_numbers() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.5), nn.Linear(4, 1))
+    x = torch.randn(9, 3)
+    model(x).sum().backward()
+    grads, state = [p.grad for p in model.parameters()], torch.get_rng_state()
+    seen = look(model, lambda o, y: (o - y).square().mean(), x, torch.zeros(9, 1), 3)
+    assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+    assert model.training and torch.equal(torch.get_rng_state(), state) and not model[1]._forward_hooks
+    z = model[1](model[0](x))
+    assert [c.name for c in seen.calls] == ["0", "1", "2", "3"] and seen.finite
+    assert seen.calls[1].rms == pytest.approx(z.square().mean().sqrt().item(), rel=1e-6)
+    assert seen.calls[1].saturated == pytest.approx((z.abs() > 0.97).float().mean().item())
+    flow = 2 * model[3](z) @ model[3].weight / 9
+    assert seen.calls[1].gradient == pytest.approx(flow.square().mean().sqrt().item(), rel=1e-5)
 
 
 def view(step: int = 0, *, kind: type[nn.Module] = nn.ReLU, z: Tensor | None = None, **values: object) -> View:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import actdiag
 from actdiag import ConfigError, Finding, Monitor, check
-from actdiag.collect.head import loss_name, read_output
+from actdiag.collect.head import call_loss, read_output
 from actdiag.diagnose.rules.head import Head, judge_head
 
 N = 64
@@ -137,6 +139,25 @@ def test_layers_that_the_optimizer_does_not_hold_are_told() -> None:
     assert told(model, optimizer=torch.optim.SGD(model[0].parameters(), lr=0.1)) == [("no-gradient", "warning", "2")]
 
 
+def test_a_part_of_a_layer_that_the_optimizer_does_not_hold_is_named() -> None:
+    model = net()
+    held = [p for name, p in model.named_parameters() if name != "0.bias"]
+    found = check(model, data(), nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(held, lr=0.1))
+    assert [f.message for f in found] == ["0: the optimizer does not hold bias of its parameters: they will not change"]
+
+
+def test_inputs_of_a_large_size_are_told_as_information() -> None:
+    x, y = data()
+    found = [f for f in check(net(), (1000 * x, y), nn.CrossEntropyLoss()) if f.rule == INIT]
+    assert [(f.severity, f.layer, f.evidence["symptom"]) for f in found] == [("info", "0", "inputs")]
+    assert "vary by 1.02e+03" in found[0].message and "standardize" in found[0].advice[0]
+
+
+def test_inputs_off_their_center_alone_are_told_once() -> None:
+    x, y = data()
+    assert [f.rule for f in check(net(), (x + 300, y), nn.CrossEntropyLoss())] == ["off-center"]
+
+
 def test_frozen_layers_are_meant() -> None:
     model = net()
     model[0].requires_grad_(False)
@@ -228,6 +249,52 @@ def test_everything_is_as_it_was_also_if_the_model_raises(fails: bool, training:
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
 
 
+class Carries(nn.Module):
+    """Buffers that each forward replaces, adds to, and makes; and random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net()
+        self.register_buffer("memory", torch.zeros(3))
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("late", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory = self.memory + 1
+        self.late = torch.ones(2)
+        self.calls += 1
+        random.random()
+        np.random.rand()
+        out: Tensor = self.body(x)
+        return out
+
+
+def test_buffers_that_a_forward_replaces_and_all_random_numbers_come_back() -> None:
+    model = Carries()
+    memory, calls = model.memory, model.calls
+    drawn = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    check(model, data(), nn.CrossEntropyLoss())
+    assert model.memory is memory and memory.tolist() == [0, 0, 0] and model.late is None
+    assert model.calls is calls and calls == 0
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == drawn  # type: ignore[index]
+
+
+def test_a_loss_with_parameters_is_as_it_was_too() -> None:
+    class Centers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centers, self.norm = nn.Parameter(torch.zeros(5)), nn.BatchNorm1d(5)
+
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(self.norm(output) + self.centers, target)
+
+    loss = Centers()
+    before = copy.deepcopy(loss.state_dict())
+    check(net(), data(), loss)
+    assert all(p.grad is None for p in loss.parameters())
+    assert all(torch.equal(now, before[name]) for name, now in loss.state_dict().items())
+
+
 def test_a_monitor_of_the_same_model_stays() -> None:
     model = net()
     with Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1)) as monitor:
@@ -256,13 +323,57 @@ def test_it_prints_nothing_and_logs_no_finding(caplog: pytest.LogCaptureFixture)
     assert [r.message for r in caplog.records if r.levelname != "INFO"] == []
 
 
+def test_it_logs_nothing_of_a_loss_that_raises_and_of_a_model_that_does_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(output: Tensor, target: Tensor) -> Tensor:
+        raise RuntimeError("mine")
+
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.shift = net(), nn.Parameter(torch.zeros(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :5] + self.shift
+
+    with pytest.raises(RuntimeError, match="mine"):
+        check(net(), data(), broken)
+    check(Idle(), data(), nn.CrossEntropyLoss())
+    assert [r.message for r in caplog.records] == []
+
+
 def test_facts_of_outputs_that_are_no_tensor_are_none() -> None:
     assert read_output({"logits": torch.ones(2)}, None) == {}
     assert read_output(torch.ones(0, 3), None) == {}
     assert read_output(torch.ones(2, 3, dtype=torch.long), None) == {}
     facts = read_output(torch.full((2, 3), float("nan")), torch.ones(0))
     assert facts["output_low"] is None and facts["target_low"] is None and facts["rows_are"] == ""
-    assert loss_name(lambda a, b: a) == "" and loss_name(nn.functional.l1_loss) == "L1Loss"
+
+
+def test_the_loss_is_recognized_inside_a_function_of_ones_own() -> None:
+    def shifted(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(input=output[:, :4], target=target.clamp(max=3))
+
+    x, y = torch.ones(2, 5), torch.tensor([0, 4])
+    _, (name, output, target) = call_loss(shifted, x, y)
+    assert name == "CrossEntropyLoss" and output.shape == (2, 4) and target.tolist() == [0, 3]
+    assert told(net(nn.Softmax(1)), loss=lambda o, t: nn.functional.cross_entropy(o, t)) == [(INIT, "warning", "3")]
+    assert told(net(nn.Softmax(1)), loss=lambda o, t: nn.functional.nll_loss(o.log(), t)) == []
+
+
+@pytest.mark.parametrize("losses", [(), (nn.functional.mse_loss, nn.functional.l1_loss)])
+def test_a_loss_of_another_make_and_several_in_one_are_of_no_class(losses: tuple[Any, ...]) -> None:
+    x = torch.ones(2, 1)
+    _, (name, output, target) = call_loss(lambda a, b: sum((f(a, b) for f in losses), a.sum()), x, x)
+    assert name == "" and output is x and target is x
+
+
+def test_a_compiled_loss_is_called_as_it_is() -> None:
+    compiled = torch.compile(nn.functional.mse_loss, backend="eager")
+    x = torch.ones(2, 1)
+    loss, (name, *_) = call_loss(compiled, x, x)
+    assert loss == 0 and name == ""
 
 
 def test_a_head_of_which_nothing_is_known_is_not_judged() -> None:

@@ -37,7 +37,7 @@ ALLOWED = {
     "session": {"claims", "coverage", "state", "outlet", "collect", "diagnose"} | LEAVES,
     "stepping": {"session"} | ROOMS | LEAVES,
     "monitor": {"session", "stepping", "outlet", "loggers"} | ROOMS | LEAVES,
-    "checkup": {"session", "outlet"} | ROOMS | LEAVES,
+    "checkup": {"session"} | ROOMS | LEAVES,
     "lightning": {"session", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
     "cli": {"", "demo"} | (ROOMS - {"collect"}) | LEAVES,

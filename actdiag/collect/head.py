@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _FUNCTIONS = {
     "cross_entropy": "CrossEntropyLoss",
@@ -18,19 +19,33 @@ _FUNCTIONS = {
     "smooth_l1_loss": "SmoothL1Loss",
     "huber_loss": "HuberLoss",
 }
-_CLASSES = (
-    nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss,
-    nn.HuberLoss,
-)  # fmt: skip
 _SUM_TOLERANCE = 1e-3
 
 
-def loss_name(loss_fn: Any) -> str:
-    """The class of a loss of torch.nn, also of the function of the same meaning; "" for any other."""
-    for kind in _CLASSES:
-        if isinstance(loss_fn, kind):
-            return kind.__name__
-    return _FUNCTIONS.get(getattr(loss_fn, "__name__", ""), "")
+class LossCalls(TorchFunctionMode):
+    """Inside it, notes which losses of torch are called, by whatever of the user's: class, outputs and targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Any, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note a call and make it."""
+        given = kwargs or {}
+        name = _FUNCTIONS.get(getattr(func, "__name__", ""), "")
+        if name and getattr(func, "__module__", "") == "torch.nn.functional":
+            output, target = (*args, None, None)[:2]
+            self.seen.append((name, given.get("input", output), given.get("target", target)))
+        return func(*args, **given)
+
+
+def call_loss(loss_fn: Any, output: Any, target: Any) -> tuple[Any, tuple[str, Any, Any]]:
+    """The loss; and class, outputs and targets of the one loss of torch in it, for any other "" and what was given."""
+    if hasattr(loss_fn, "_torchdynamo_orig_callable") or hasattr(loss_fn, "_orig_mod"):
+        return loss_fn(output, target), ("", output, target)  # a compiled function would be compiled anew for the mode
+    with LossCalls() as calls:
+        loss = loss_fn(output, target)
+    return loss, calls.seen[0] if len(calls.seen) == 1 else ("", output, target)
 
 
 def read_output(output: Any, target: Any) -> dict[str, Any]:

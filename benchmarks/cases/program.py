@@ -5,7 +5,6 @@ CASE_SEED=1 python benchmarks/cases/program.py FOLDER NAME      prints what scor
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -19,20 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actdiag import Finding, Monitor
 from actdiag.diagnose.finding import at_least
+from cases.measure import build
 from cases.peers import PEERS, Recorder, Tool, View
 from cases.score import Said
 from cases.truth import GRID_STEPS, Mortality
 
 CASES = Path(__file__).resolve().parent
-
-
-def build(folder: Path, name: str) -> Any:
-    """Model, optimizer, loss, batches and meta of a program; its folder may hold a helper module of any name."""
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name).build()
-    finally:
-        sys.path.remove(str(folder))
 
 
 def observe(folder: Path, name: str) -> tuple[list[Finding], dict[str, Any]]:

@@ -11,12 +11,15 @@ from typing import NamedTuple
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.flow import medians, per_sample
-from actdiag.diagnose.rules.reading import Named, bad_input, hidden, looped, module_of, percent, short
+from actdiag.diagnose.rules.reading import Named, bad_input, first_input, hidden, looped, module_of, percent, short
 from actdiag.snapshot import SiteStats, Snapshot
 
 SOURCE = (
     "Glorot & Bengio 2010; He et al. 2015 (arXiv:1502.01852); limits measured at the first step of 33 programs, 17 of "
     "them healthy."
+)
+_HEALTHY = (
+    "a ratio of 0.08 to 2 through the depth; under 10 % saturated; gates open by 5 % and more; inputs that vary by 1"
 )
 _MIN_LAYERS = 4
 _FIRST_STEPS = 1
@@ -41,7 +44,8 @@ def poor_initialization(history: Sequence[Snapshot], limits: Limits) -> Iterator
     weighted hidden layers or more: the part of the layers' outputs that depends on the sample, or the gradient per
     sample on its way back, shrinks or grows 3,000 times from the first to the last quarter (100 times: info). Any
     hidden bounded activation with 60 % of its elements on the flat ends (30 %: info). Any hidden activation whose gates
-    are open by 1 % or less.
+    are open by 1 % or less. Inputs that vary by more than 5 around
+    their means: info.
     Why: what the last layers learn from is rounding, or what the first ones receive is; training stands still for
     long, or blows up at its first steps.
     Not a problem when: the network is residual or normalized and the signal comes through (nothing is told then); a
@@ -62,7 +66,7 @@ def poor_initialization(history: Sequence[Snapshot], limits: Limits) -> Iterator
 
 def _symptoms(snapshot: Snapshot, limits: Limits) -> list[Symptom]:
     """All that is wrong, what explains the others first."""
-    looks = (_flat_ends, _shut, _forward, _backward)
+    looks = (_flat_ends, _shut, _forward, _backward, _inputs)
     return [symptom for look in looks if (symptom := look(snapshot, limits)) is not None]
 
 
@@ -123,6 +127,17 @@ def _backward(snapshot: Snapshot, limits: Limits) -> Symptom | None:
     return Symptom(f"backward {what}", severity, name, message, 1 / ratio, *_weights(1 / ratio))
 
 
+def _inputs(snapshot: Snapshot, limits: Limits) -> Symptom | None:
+    found = first_input(snapshot)
+    size = None if found is None else signal(found[1])
+    if found is None or size is None or size <= limits.input_rms:
+        return None
+    message = f"the inputs vary by {short(size)} around their means; standardized ones vary by 1"
+    cause = "the inputs are not standardized"
+    advice = ("standardize the inputs: subtract the mean and divide by the standard deviation of the training set",)
+    return Symptom("inputs", "info", module_of(found[0]), message, size, cause, advice)
+
+
 def signal(site: SiteStats) -> float | None:
     """The size of what depends on the sample: root mean square without the units' means. None where it is unknown."""
     if site.rms is None or not math.isfinite(site.rms) or (site.samples or 0) < 2:
@@ -180,7 +195,7 @@ def _weights(ratio: float) -> tuple[str, tuple[str, ...]]:
 
 
 def _verdict(symptom: Symptom, first: Snapshot, limits: Limits) -> Verdict:
-    odd = bad_input(first, limits)
+    odd = None if symptom.kind == "inputs" else bad_input(first, limits)
     return Verdict(
         rule="poor-initialization",
         severity=symptom.severity,
@@ -190,7 +205,7 @@ def _verdict(symptom: Symptom, first: Snapshot, limits: Limits) -> Verdict:
             "symptom": symptom.kind,
             "value": symptom.value,
             "first_step": first.step,
-            "healthy": "a ratio of 0.08 to 2 through the depth; under 10 % saturated; gates open by 5 % and more",
+            "healthy": _HEALTHY,
         },
         cause=symptom.cause if odd is None else f"{symptom.cause}; {odd}",
         advice=symptom.advice,

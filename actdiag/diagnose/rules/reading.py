@@ -92,11 +92,17 @@ def hidden_rms(snapshot: Snapshot) -> float | None:
     return max(sizes) if sizes and all(map(math.isfinite, sizes)) else None
 
 
+def first_input(snapshot: Snapshot) -> Named | None:
+    """What the first layer receives; None where it is not a number (of an embedding), or not recorded."""
+    return next((named for named in in_order(snapshot) if named[1].role == "input"), None)
+
+
 def bad_input(snapshot: Snapshot, limits: Limits) -> str | None:
     """What is odd about the first input, in words that can be a cause; None if it is standardized well enough."""
-    first = next((site for _, site in in_order(snapshot) if site.role == "input"), None)
-    if first is None:
+    found = first_input(snapshot)
+    if found is None:
         return None
+    first = found[1]
     energy = centering(first)
     off_center = energy is not None and energy > limits.input_mean_energy
     unscaled = first.rms is not None and first.rms > limits.input_rms
