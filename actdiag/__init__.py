@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from actdiag.checkup import check
     from actdiag.collect.activations import ActivationFacts
     from actdiag.config import ConfigError
-    from actdiag.diagnose.finding import Finding
+    from actdiag.diagnose.finding import Finding, Verdict
+    from actdiag.diagnose.limits import Limits
     from actdiag.monitor import Monitor
     from actdiag.outlet import FindingError
     from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
@@ -30,12 +31,14 @@ __all__ = [
     "FindingError",
     "Histogram",
     "JsonlWriter",
+    "Limits",
     "MemoryWriter",
     "Monitor",
     "ParameterStats",
     "SiteStats",
     "Snapshot",
     "TensorBoardWriter",
+    "Verdict",
     "check",
 ]
 
@@ -46,12 +49,14 @@ _HOME = {
     "FindingError": "actdiag.outlet",
     "Histogram": "actdiag.snapshot",
     "JsonlWriter": "actdiag.write.jsonl",
+    "Limits": "actdiag.diagnose.limits",
     "MemoryWriter": "actdiag.write.memory",
     "Monitor": "actdiag.monitor",
     "ParameterStats": "actdiag.snapshot",
     "SiteStats": "actdiag.snapshot",
     "Snapshot": "actdiag.snapshot",
     "TensorBoardWriter": "actdiag.write.tensorboard",
+    "Verdict": "actdiag.diagnose.finding",
     "check": "actdiag.checkup",
 }
 

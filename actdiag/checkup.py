@@ -59,10 +59,10 @@ def check(
     The loss is recognized where it is one of torch's, also called inside a function of yours; of any other, and of
     several in one, nothing is said of how the head fits.
 
-    It leaves everything as it was, also when the model or the loss raises: weights, gradients, buffers, training flags,
-    hooks, random numbers of torch, Python and NumPy; attributes of your own that a forward sets stay set. It
-    synchronizes with the device; it is not collective. Raises ConfigError for arguments that cannot work, and passes on
-    what the model and the loss raise.
+    It leaves everything as it was, also when the model or the loss raises: weights, gradients, buffers, attributes of
+    modules, training flags, hooks, random numbers of torch, Python and NumPy; not what a forward changes inside lists
+    and objects of yours. It synchronizes with the device; it is not collective. Raises ConfigError for arguments that
+    cannot work, and passes on what the model and the loss raise.
     """
     inputs, target = _parts(batch)
     for name in options:

@@ -12,8 +12,12 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from actdiag import __version__
+
+if TYPE_CHECKING:
+    from actdiag.diagnose.terms import Terms
 
 OK, FAILED, USAGE, NOTHING, UNWRITTEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _MOST_DIGITS = 18
@@ -45,16 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=_positive, default=None, help="epochs per network (default: each its own)")
     demo.set_defaults(run=_demo)
 
-    report = commands.add_parser("report", help="read event files and say how the runs are")
-    report.add_argument("logdir", metavar="LOGDIR", help="a run directory, or a directory of runs")
-    report.add_argument("--format", choices=("text", "markdown", "json"), default="text")
-    report.add_argument(
-        "--fail-on",
-        choices=("info", "warning", "error"),
-        default=None,
-        help="exit with 1 if an open finding is at least this severe",
-    )
-    report.set_defaults(run=_report)
+    _add_report(commands)
 
     compare = commands.add_parser(
         "compare",
@@ -75,6 +70,37 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("slug", metavar="SLUG", nargs="?", help="such as dead-units; without it: all slugs")
     explain.set_defaults(run=_explain)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="read event files and say how the runs are")
+    report.add_argument("logdir", metavar="LOGDIR", help="a run directory, or a directory of runs")
+    report.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    report.add_argument(
+        "--fail-on",
+        choices=("info", "warning", "error"),
+        default=None,
+        help="exit with 1 if an open finding is at least this severe",
+    )
+    again = report.add_argument_group(
+        "judge again", "from the recorded numbers; without these: as the training was told"
+    )
+    again.add_argument("--rejudge", action="store_true", help="by today's rules, on their own terms")
+    again.add_argument("--ignore", action="append", default=[], metavar="RULE[:LAYERS]", help="findings to drop")
+    for name, pair, what in (
+        ("limits", "NAME=NUMBER", "thresholds"),
+        ("severities", "RULE[:LAYERS]=SEVERITY", "info, warning, error or off"),
+        ("rules", "NAME=MODULE:FUNCTION", "rules of your own"),
+    ):
+        again.add_argument(f"--{name}", action="append", type=_pair, default=[], metavar=pair, help=what)
+    report.set_defaults(run=_report)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r:.40}")
+    return name, value
 
 
 def _positive(text: str) -> int:
@@ -103,11 +129,18 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from actdiag.diagnose.finding import at_least
     from actdiag.report.document import render_json
+    from actdiag.report.judged import judge_again
     from actdiag.report.read import ReadError, read_runs
     from actdiag.report.text import render_markdown, render_text
 
     try:
+        terms = _terms(arguments)
+    except ValueError as error:
+        return _complain(f"actdiag report: {error}", USAGE)
+    try:
         runs = read_runs(arguments.logdir)
+        if terms is not None:
+            runs = [judge_again(run, terms) for run in runs]
     except ReadError as error:
         return _complain(f"actdiag report: {error}", NOTHING)
     except OSError as error:
@@ -116,6 +149,25 @@ def _report(arguments: argparse.Namespace) -> int:
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
     render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
     return _say(render(runs), FAILED if failed else OK)
+
+
+def _terms(arguments: argparse.Namespace) -> Terms | None:
+    """Terms on which to judge again; None to leave what was told. Raises ValueError for terms that cannot be."""
+    from actdiag.diagnose.judge import RULES
+    from actdiag.diagnose.terms import parse_terms
+
+    given = {name: dict(getattr(arguments, name)) for name in ("limits", "severities", "rules")}
+    if not (arguments.rejudge or arguments.ignore or any(given.values())):
+        return None
+    limits = {name: _number(name, text) for name, text in given.pop("limits").items()}
+    return parse_terms(RULES, ignore=arguments.ignore, limits=limits, **given)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise ValueError(f"limits[{name!r}] must be a number; got {text!r:.40}") from None
 
 
 def _compare(arguments: argparse.Namespace) -> int:

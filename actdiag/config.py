@@ -109,6 +109,13 @@ def _names_to(kind: type) -> Check:
     return check
 
 
+def _rules(value: Any) -> str | None:
+    ok = isinstance(value, Mapping) and all(
+        isinstance(slug, str) and (callable(rule) or isinstance(rule, str)) for slug, rule in value.items()
+    )
+    return None if ok else "a mapping from names to functions such as {'cold-head': judge_head}"
+
+
 def _mapping(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "a mapping from module class or function to ActivationFacts"
 
@@ -207,6 +214,11 @@ class Options:
     )
     severities: Mapping[str, str] = _option(
         {}, "'rule' or 'rule:layer pattern' -> 'info', 'warning', 'error' or 'off'", _names_to(str)
+    )
+    rules: Mapping[str, Any] = _option(
+        {},
+        "rules of your own: name -> function of (history, limits) that yields Verdicts, or 'package.module:function'",
+        _rules,
     )
     on_finding: Callable[[Any], object] | None = _option(None, "called once with each new Finding", _callable_or_none)
     raise_on: str | None = _option(

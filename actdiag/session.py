@@ -72,7 +72,7 @@ class Session:
         self.schedule = Schedule(options)
         self._glance = Glance(options.window_samples)
         self.ranks.agree(self.schedule, self.collector.memory)
-        self.ledger = Ledger(*terms)
+        self.ledger = Ledger(terms)
         self.scaler = ScaleWatch(options.grad_scaler)
         self.mode: Mode = "off"
         self._due = self._again = False

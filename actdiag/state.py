@@ -54,7 +54,9 @@ def save(
 def terms_of(options: Options) -> Terms:
     """On what terms findings are told. Raises ConfigError for options that name what there is not."""
     try:
-        return parse_terms(RULES, ignore=options.ignore, limits=options.limits, severities=options.severities)
+        return parse_terms(
+            RULES, ignore=options.ignore, limits=options.limits, severities=options.severities, rules=options.rules
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

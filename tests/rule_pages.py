@@ -5,11 +5,13 @@ python -m tests.rule_pages [--write]      prints what differs, or writes the pag
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
 from pathlib import Path
 
+from actdiag.diagnose import limits
 from actdiag.diagnose.judge import RULES
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "rules"
@@ -18,7 +20,7 @@ _HEADING = re.compile(r"^(What|Why|Not a problem when|What to try|Source): ", re
 
 def pages() -> dict[str, str]:
     """File name -> text."""
-    return {"README.md": index(), **{f"{slug}.md": page(slug) for slug in RULES}}
+    return {"README.md": index(), "limits.md": limits_page(), **{f"{slug}.md": page(slug) for slug in RULES}}
 
 
 def manual(slug: str) -> tuple[str, dict[str, str]]:
@@ -49,7 +51,66 @@ def index() -> str:
         "What actdiag can tell; a slug is the same in code, in TensorBoard and on the command line.",
         "",
     ]
-    return "\n".join([*head, "| finding | what it says |", "|---|---|", *rows, ""])
+    table = ["| finding | what it says |", "|---|---|", *rows, ""]
+    return "\n".join([*head, *table, *_OWN.strip().format(rule=OWN_RULE.strip()).splitlines(), ""])
+
+
+OWN_RULE = (
+    """
+from actdiag import Verdict
+
+def cold_head(history, limits):
+    """
+    + '"""'
+    + """Told while the head's gradient is below a millionth."""
+    + '"""'
+    + """
+    site = history[-1].sites.get("head")
+    if site is not None and site.grad_rms is not None and site.grad_rms < 1e-6:
+        yield Verdict(
+            rule="cold-head", severity="warning", layer="head", message=f"head: gradient {site.grad_rms:.2g}",
+            evidence={"grad_rms": site.grad_rms}, advice=("raise the weight of its loss",),
+        )
+"""
+)
+
+_OWN = """
+The thresholds, by the names that `limits` takes, are in [limits.md](limits.md).
+
+## A rule of your own
+
+A rule is a function of the recorded snapshots, oldest first (the first two of the run and the last sixteen), and the
+limits; it yields an `actdiag.Verdict` for as long as something is wrong. It is called once a recorded step, on plain
+numbers (`actdiag.Snapshot`, None for what was not measured).
+
+```python
+{rule}
+```
+
+`Monitor(model, optimizer, rules={{"cold-head": cold_head}})` adds it, also as text, `"package.module:cold_head"`. It is
+told once an episode, resolved when it has been quiet twice, and can be named in `ignore` and `severities` like the
+others. A rule that raises, or gives something else than verdicts of its own name, is switched off with one warning.
+To judge a finished run: `actdiag report LOGDIR --rules cold-head=package.module:cold_head`.
+"""
+
+
+def limits_page() -> str:
+    """Every threshold: name, default, and what its value rests on."""
+    rows, names = [], list[str]()
+    for node in next(n for n in ast.parse(inspect.getsource(limits)).body if isinstance(n, ast.ClassDef)).body:
+        if isinstance(node, ast.AnnAssign):
+            names.append(f"`{ast.unparse(node.target)}` {ast.unparse(node.value or ast.Constant(None))}")
+        elif isinstance(node, ast.Expr) and names:
+            family = names[-1].partition("_")[0]
+            others = [name for name in names if not name.startswith(family)]
+            rows += [([name], "") for name in others]
+            rows.append(([name for name in names if name not in others], _joined(ast.literal_eval(node.value))))
+            names = []
+    rows += [([name], "") for name in names]
+    head = ["# Limits", "", _joined((inspect.getdoc(limits) or "").partition("\n\n")[2]), ""]
+    how = 'Another value for all of a training: `Monitor(model, optimizer, limits={"dead_warning": 0.6})`.'
+    table = ["| limit, default | on what it rests |", "|---|---|", *(f"| {', '.join(n)} | {why} |" for n, why in rows)]
+    return "\n".join([*head, how, "", *table, ""])
 
 
 def _joined(text: str) -> str:

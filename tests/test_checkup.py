@@ -258,10 +258,14 @@ class Carries(nn.Module):
         self.register_buffer("memory", torch.zeros(3))
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("late", None)
+        self.length = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.memory = self.memory + 1
         self.late = torch.ones(2)
+        self.length += 1
+        self.cached = self.length
+        self.register_buffer("born", torch.ones(2))
         self.calls += 1
         random.random()
         np.random.rand()
@@ -269,13 +273,15 @@ class Carries(nn.Module):
         return out
 
 
-def test_buffers_that_a_forward_replaces_and_all_random_numbers_come_back() -> None:
+def test_what_a_forward_sets_on_its_module_and_all_random_numbers_come_back() -> None:
     model = Carries()
     memory, calls = model.memory, model.calls
     drawn = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     check(model, data(), nn.CrossEntropyLoss())
     assert model.memory is memory and memory.tolist() == [0, 0, 0] and model.late is None
     assert model.calls is calls and calls == 0
+    assert "born" not in dict(model.named_buffers()), "a buffer that the forward made"
+    assert model.length == 0 and not hasattr(model, "cached"), "and the attributes that belong to it"
     assert (random.getstate(), np.random.get_state()[1].tolist()) == drawn  # type: ignore[index]
 
 

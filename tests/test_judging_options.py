@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from actdiag import ConfigError, Monitor, check
-from actdiag.diagnose.finding import Verdict
+from actdiag import ConfigError, Finding, Limits, Monitor, Verdict, check
+from actdiag.cli import FAILED, OK, USAGE, main
 from actdiag.diagnose.judge import RULES, Ledger
-from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.terms import Terms, parse_terms
+from actdiag.report.judged import judge_again
+from actdiag.report.read import read_runs
 from actdiag.snapshot import SiteStats, Snapshot
+from tests.rule_pages import OWN_RULE
+
+
+def cold(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
+    """A rule of one's own: layers named `act` whose gradient is near a thousandth."""
+    for name, site in history[-1].sites.items():
+        if name == "act" and site.grad_rms is not None and site.grad_rms < 2e-3:
+            yield Verdict(rule="cold", severity="warning", layer=name, message=f"{name}: cold")
 
 
 def at(step: int, dead: int, layer: str = "act") -> Snapshot:
@@ -25,7 +39,7 @@ def at(step: int, dead: int, layer: str = "act") -> Snapshot:
 
 
 def told(terms: Terms, dead: int, layer: str = "act") -> list[tuple[str, str]]:
-    ledger = Ledger(*terms)
+    ledger = Ledger(terms)
     ledger.judge(at(0, dead, layer))
     return [(f.rule, f.severity) for f in ledger.findings]
 
@@ -84,15 +98,21 @@ def test_a_verdict_that_nothing_speaks_of_is_left_as_it_is() -> None:
             "severities['dead-units'] must be info, warning, error or off; got 'fatal'",
         ),
         ({"limits": {"dead_warnin": 0.5}}, "limits names no limit 'dead_warnin'; did you mean 'dead_warning'?"),
-        (
-            {"limits": {"dead_warning": -1}},
-            "limits['dead_warning'] must be a number of at least 0, such as 0.45; got -1",
-        ),
-        ({"limits": {"dead_warning": float("nan")}}, "must be a number of at least 0"),
-        ({"limits": {"dead_warning": True}}, "must be a number of at least 0"),
+        ({"limits": {"dead_warning": -1}}, "limits['dead_warning'] must be a number from 0 to 1, such as 0.45; got -1"),
+        ({"limits": {"dead_warning": 45}}, "limits['dead_warning'] must be a number from 0 to 1, such as 0.45; got 45"),
+        ({"limits": {"dead_warning": float("nan")}}, "must be a number from 0 to 1"),
+        ({"limits": {"dead_warning": True}}, "must be a number from 0 to 1"),
+        ({"limits": {"input_rms": float("inf")}}, "must be a number of at least 0"),
         ({"limits": {"dead_narrow_units": 3.5}}, "limits['dead_narrow_units'] must be a whole number of at least 0"),
         ({"limits": {"dead_warning": "0.5"}}, "limits must be a mapping from names to numbers"),
         ({"limits": [0.5]}, "limits must be a mapping from names to numbers"),
+        ({"rules": {"Cold": cold}}, "rules names a rule 'Cold'; a slug is of lower-case words and '-'"),
+        ({"rules": {"dead-units": cold}}, "rules names 'dead-units', which is one of actdiag's; give yours another"),
+        ({"rules": {"cold": 3}}, "rules must be a mapping from names to functions"),
+        ({"rules": {"cold": "nowhere:rule"}}, "rules['cold'] must be a function or 'package.module:function'"),
+        ({"rules": {"cold": "math:nothing"}}, "'math:nothing': AttributeError"),
+        ({"rules": {"cold": "math:pi"}}, "rules['cold'] must name a function; 'math:pi' is float"),
+        ({"ignore": ["cold"]}, "ignore names no rule 'cold'"),
         ({"severities": "off"}, "severities must be a mapping from names to texts"),
     ],
 )
@@ -140,6 +160,132 @@ def test_an_open_finding_that_is_switched_off_now_is_not_carried_over() -> None:
     ledger.judge(at(0, 47))
     again = Ledger.restored(ledger.state(), terms(severities={"dead-units": "off"}))
     assert again.open_findings() == [] and len(again.findings) == 1
+
+
+def test_a_rule_of_ones_own_is_told_as_the_others_are() -> None:
+    own = terms(rules={"cold": cold})
+    assert told(own, 0) == [("cold", "warning")]
+    assert told(terms(rules={"cold": cold}, severities={"cold": "error"}), 0) == [("cold", "error")]
+    assert told(terms(rules={"cold": cold}, ignore=["cold:act"]), 0) == []
+    assert told(terms(rules={"cold": f"{__name__}:cold"}), 0) == [("cold", "warning")]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "text", 3, None,
+        Verdict(rule="other", severity="warning", layer="", message=""),
+        Verdict(rule="odd", severity="fatal", layer="", message=""),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_rule_of_ones_own_that_gives_no_verdict_is_switched_off_with_one_warning(
+    given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(terms(rules={"odd": lambda history, limits: [given], "cold": cold}))
+    for step in range(3):
+        ledger.judge(at(step, 0))
+    assert [f.rule for f in ledger.findings] == ["cold"], "the others go on"
+    warned = [r.message for r in caplog.records if "rule odd failed" in r.message]
+    assert len(warned) == 1
+
+
+def test_the_rule_in_the_documentation_works() -> None:
+    names: dict[str, Any] = {}
+    exec(OWN_RULE, names)
+    own = terms(rules={"cold-head": names["cold_head"]})
+    cold_one = replace(at(0, 0).sites["act"], grad_rms=1e-7)
+    for layer, site, rules in (("head", cold_one, ["cold-head"]), ("act", cold_one, []), ("head", SiteStats(
+        kind="ReLU", role="activation", order=0, n=0), [])):  # fmt: skip
+        ledger = Ledger(own)
+        ledger.judge(Snapshot(step=0, sites={layer: site}))
+        assert [f.rule for f in ledger.findings] == rules
+
+
+def test_evidence_of_ones_own_may_be_anything_and_is_told_as_plain_values() -> None:
+    def odd(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
+        evidence = {"tensor": torch.ones(2), "n": np.float64(2), 3: (1, 2)}
+        return [Verdict(rule="odd", severity="info", layer="act", message="m", evidence=evidence, advice="one")]  # type: ignore[arg-type]
+
+    ledger = Ledger(terms(rules={"odd": odd}))
+    ledger.judge(at(0, 0))
+    [found] = ledger.findings
+    assert found.evidence == {"tensor": "tensor([1., 1.])", "n": 2.0, "3": [1, 2]} and found.advice == ("one",)
+    json.dumps(found.to_dict())
+
+
+def test_a_rule_of_ones_own_is_heard_in_a_training_and_by_check() -> None:
+    model, optimizer = half_dead()
+    heard: list[str] = []
+    rules = {"cold": lambda history, limits: [Verdict(rule="cold", severity="info", layer="", message="brr")]}
+    with Monitor(model, optimizer, rules=rules, on_finding=lambda f: heard.append(f.rule)) as monitor:
+        train(monitor, model, optimizer, 1)
+    assert "cold" in heard
+    batch = (torch.randn(8, 8), torch.zeros(8, dtype=torch.long))
+    assert "cold" in [f.rule for f in check(model, batch, nn.CrossEntropyLoss(), rules=rules)]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Finding]]:
+    folder = tmp_path_factory.mktemp("logged")
+    model, optimizer = half_dead()
+    with Monitor(
+        model, optimizer, log_dir=folder, max_overhead=None, log_every_n_steps=5, watch_every_n_steps=1
+    ) as monitor:
+        train(monitor, model, optimizer, 41)
+    return folder, monitor.findings
+
+
+def test_a_log_judged_again_tells_what_the_training_was_told(logged: tuple[Path, list[Finding]]) -> None:
+    [run] = read_runs(logged[0])
+    assert [f.rule for f in logged[1]].count("dead-units") == 1
+    again = [f.to_dict() for f in judge_again(run, Terms()).findings]
+    assert again == [f.to_dict() for f in run.findings]
+    assert [(f["rule"], f["layer"], f["step"]) for f in again] == [(f.rule, f.layer, f.step) for f in logged[1]]
+
+
+@pytest.mark.parametrize(
+    "options,status",
+    [
+        ([], FAILED),
+        (["--rejudge"], FAILED),
+        (["--ignore", "dead-units"], OK),
+        (["--limits", "dead_warning=0.7"], OK),
+        (["--severities", "dead-units=info"], OK),
+        (["--severities", "dead-units:9=info"], FAILED),
+        (["--rules", f"cold={__name__}:cold", "--ignore", "dead-units", "--limits", "dead_info=0.9"], OK),
+        (["--rules", f"cold={__name__}:always", "--ignore", "dead-units"], FAILED),
+    ],
+)
+def test_a_report_fails_on_terms_of_ones_own(
+    logged: tuple[Path, list[Finding]], options: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(logged[0]), "--fail-on", "warning", *options]) == status
+    assert ("dead-units" in capsys.readouterr().out) is ("dead-units" not in options)
+
+
+def always(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
+    return [Verdict(rule="cold", severity="error", layer="", message="cold")]
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (["--ignore", "dead-unit"], "ignore names no rule 'dead-unit'; did you mean 'dead-units'?"),
+        (["--limits", "dead_warning=x"], "limits['dead_warning'] must be a number; got 'x'"),
+        (["--limits", "dead_warning=45"], "must be a number from 0 to 1"),
+        (["--limits", "dead_warning"], "must be NAME=VALUE, got 'dead_warning'"),
+        (["--severities", "dead-units=bad"], "must be info, warning, error or off; got 'bad'"),
+        (["--rules", "cold=nowhere:rule"], "ModuleNotFoundError"),
+    ],
+)
+def test_terms_that_cannot_be_are_said_with_the_status_of_wrong_usage(
+    tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: Any = main(["report", str(tmp_path), *options])
+    except SystemExit as error:  # argparse's own
+        status = error.code
+    assert status == USAGE and words in capsys.readouterr().err
 
 
 def test_check_is_on_these_terms_too() -> None:

@@ -10,6 +10,7 @@ import pytest
 from actdiag.diagnose import judge as judging
 from actdiag.diagnose.finding import Change, Finding, Severity, Verdict, at_least
 from actdiag.diagnose.judge import BEGINNING, HISTORY, Ledger
+from actdiag.diagnose.terms import Terms
 from actdiag.snapshot import SiteStats, Snapshot
 
 
@@ -55,11 +56,11 @@ def test_a_value_that_swings_about_its_threshold_speaks_once() -> None:
     "ignore", [["dead-units"], ["dead-units:act"], ["dead-units:a*"], ["off-center", "dead-units"]]
 )
 def test_ignored_findings_are_not_told(ignore: list[str]) -> None:
-    assert Ledger(ignore=ignore).judge(at(0, 60)) == []
+    assert Ledger(Terms(ignore=ignore)).judge(at(0, 60)) == []
 
 
 def test_ignoring_another_layer_changes_nothing() -> None:
-    assert len(Ledger(ignore=["dead-units:head*", "off-center", "dead-*"]).judge(at(0, 60))) == 1
+    assert len(Ledger(Terms(ignore=["dead-units:head*", "off-center", "dead-*"])).judge(at(0, 60))) == 1
 
 
 def test_a_rule_that_fails_is_switched_off_with_one_line_and_the_others_go_on(
@@ -110,7 +111,7 @@ def test_nothing_is_over_while_nan_hides_everything() -> None:
     told = [kinds(ledger.judge(broken(step))) for step in range(1, 6)]
     assert told == [["new"], [], [], [], []]
     assert [(f.rule, f.resolved_step) for f in ledger.findings] == [("dead-units", None), ("non-finite", None)]
-    hidden = Ledger(ignore=["non-finite"])
+    hidden = Ledger(Terms(ignore=["non-finite"]))
     for snapshot in (at(0, 40), *map(broken, range(1, 6))):
         hidden.judge(snapshot)
     assert [f.resolved_step for f in hidden.findings] == [None]

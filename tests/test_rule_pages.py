@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from actdiag.diagnose.judge import RULES
+from actdiag.diagnose.limits import Limits
 from tests import rule_pages
 
 
 def test_the_pages_are_those_of_the_rules() -> None:
     assert rule_pages.stale() == [], "run: python -m tests.rule_pages --write"
-    assert len(rule_pages.pages()) == len(RULES) + 1
+    assert len(rule_pages.pages()) == len(RULES) + 2, "an index, and the limits"
+
+
+def test_the_page_of_limits_names_each_with_its_default() -> None:
+    page = rule_pages.limits_page()
+    assert all(f"`{spec.name}` {spec.default!r}" in page for spec in fields(Limits))
 
 
 @pytest.mark.parametrize("slug", RULES)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
-from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.activations import off_center, saturated_activation
 from actdiag.diagnose.rules.collapse import collapsed_activation
 from actdiag.diagnose.rules.dying import dying_units
@@ -22,12 +21,10 @@ from actdiag.diagnose.rules.underflow import gradient_underflow
 from actdiag.diagnose.rules.units import dead_units
 from actdiag.diagnose.rules.updates import oversized_update, stalled_update
 from actdiag.diagnose.rules.wiring import no_gradient
-from actdiag.diagnose.terms import Terms
+from actdiag.diagnose.terms import Rule, Terms
 from actdiag.snapshot import Snapshot
 
 logger = logging.getLogger("actdiag")
-
-Rule = Callable[[Sequence[Snapshot], Limits], Iterable[Verdict]]
 
 RULES: dict[str, Rule] = {
     "non-finite": non_finite,
@@ -66,10 +63,8 @@ class Ledger:
     the rule has failed, or if NaN hides everything else.
     """
 
-    def __init__(
-        self, limits: Limits | None = None, ignore: Sequence[str] = (), severities: Mapping[str, str] | None = None
-    ) -> None:
-        self.terms = Terms(limits or Limits(), ignore, severities or {})
+    def __init__(self, terms: Terms | None = None) -> None:
+        self.terms = terms or Terms()
         self._beginning: list[Snapshot] = []
         self._recent: deque[Snapshot] = deque(maxlen=HISTORY)
         self._open: dict[Key, int] = {}
@@ -110,7 +105,7 @@ class Ledger:
     @staticmethod
     def restored(state: Mapping[str, Any], terms: Terms | None = None) -> Ledger:
         """A ledger that goes on from a `state`. Raises an exception for anything else."""
-        ledger = Ledger(*(terms or Terms()))
+        ledger = Ledger(terms)
         ledger.findings = [_finding(raw) for raw in state["findings"]]
         ledger._open = {(str(rule), str(layer)): int(index) for rule, layer, index in state["open"]}
         for index in ledger._open.values():
@@ -136,11 +131,12 @@ class Ledger:
     def _verdicts(self) -> list[Verdict]:
         history = [*self._beginning, *self._recent]
         found: list[Verdict] = []
-        for slug, rule in RULES.items():
+        for slug, rule in {**RULES, **self.terms.rules}.items():
             if slug in self._broken:
                 continue
             try:
-                found += list(rule(history, self.terms.limits))
+                given = list(rule(history, self.terms.limits))
+                found += given if slug in RULES else [_own(slug, verdict) for verdict in given]
             except Exception as error:
                 self._broken.add(slug)
                 logger.warning("actdiag: rule %s failed and is switched off (%s)", slug, error, exc_info=error)
@@ -180,6 +176,20 @@ class Ledger:
             self.findings[index] = replace(self.findings[index], resolved_step=step)
             changes.append(Change("resolved", self.findings[index]))
         return changes
+
+
+def _own(slug: str, given: Any) -> Verdict:
+    """A verdict of a user's rule, in plain values. Raises TypeError or ValueError for what cannot be told."""
+    if not isinstance(given, Verdict):
+        raise TypeError(f"it gave {type(given).__name__} and not a Verdict")
+    if given.rule != slug or given.severity not in SEVERITIES:
+        raise ValueError(f"its verdict must have rule={slug!r} and a severity of {SEVERITIES}; got {given.rule!r}, "
+                         f"{given.severity!r}")  # fmt: skip
+    raw: Any = given.advice
+    advice = (raw,) if isinstance(raw, str) else tuple(map(str, raw))
+    return replace(
+        given, layer=str(given.layer), message=str(given.message), evidence=_plain(given.evidence), advice=advice
+    )
 
 
 def _verdict(told: Finding) -> Verdict:

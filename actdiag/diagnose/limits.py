@@ -7,43 +7,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+Share = float
+"""A threshold in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Thresholds of the rules. Shares in [0, 1]; spans in recorded snapshots unless they say otherwise."""
 
-    dead_info: float = 0.2
+    dead_info: Share = 0.2
     """Told, not alarmed: healthy layers of 16 units or more have reached 0.38."""
-    dead_warning: float = 0.45
+    dead_warning: Share = 0.45
     """Half way between 0.38 and the 0.58 that runs whose fault is dead units begin at."""
-    dead_error: float = 0.5
+    dead_error: Share = 0.5
     """Runs whose fault is dead units: 0.58 to 1.00."""
     dead_narrow_units: int = 16
-    dead_narrow: float = 0.9
+    dead_narrow: Share = 0.9
     """Healthy layers of 8 units had 0.38 and, in front of a gate, 0.75: narrow layers must be nearly all dead."""
-    dying_fraction: float = 0.2
+    dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
-    silent_warning: float = 0.6
+    silent_warning: Share = 0.6
     """Silent for 16 batches and 300 samples, not yet for the window: suspicion needs more units than proof. Healthy
     layers reached 0.50, runs whose fault is dead units 0.65 to 1.00."""
-    pinned_share: float = 0.99
-    pinned_mean_energy: float = 0.8
+    pinned_share: Share = 0.99
+    pinned_mean_energy: Share = 0.8
     """A closed unit of tanh or sigmoid is dead only if it stays at one end. Unsaturated or swinging from end to end
     it has a mean energy near 0 (tanh) or the share of time it is high (sigmoid); constant units have 1."""
 
-    saturated_warning: float = 0.5
-    saturated_error: float = 0.7
+    saturated_warning: Share = 0.5
+    saturated_error: Share = 0.7
     """Hidden layers, healthy: at the start up to 0.25; by training up to 0.38 (sigmoid) and 0.76 (tanh), never in all
     layers. Initial gains of tanh: 0.55 still trained; harm from 0.7."""
     saturated_snapshots: int = 2
-    shut_share: float = 0.95
+    shut_share: Share = 0.95
     shut_snapshots: int = 6
     """What saturates by training has usually decided: single layers of healthy runs reached 0.76 and stayed, and one
     was at 0.95 or more for 3 snapshots before it opened again. What stays shut for longer is stuck."""
 
-    input_mean_energy: float = 0.9
+    input_mean_energy: Share = 0.9
     """Healthy inputs: up to 0.72 (images in [0, 1]), 0.89 with the background at 1; faults 0.96 and 0.99."""
     input_samples: int = 32
     """Samples behind the estimate: of one sample everything is mean."""
@@ -77,20 +80,20 @@ class Limits:
 
     unreached_steps: int = 100
     unreached_snapshots: int = 3
-    """No gradient for more than 100 steps, in this many snapshots (facts/metrics.md, 7: "detached")."""
+    """No gradient for more than 100 steps, in this many snapshots."""
     unreached_error_snapshots: int = 6
-    unreached_share: float = 0.5
+    unreached_share: Share = 0.5
     """If the optimizer does not hold more than half of the layers, that was a choice (adapters, a new head)."""
 
     fp16_smallest: int = -24
     """Exponent of the smallest number of fp16, 2^-24 = 6e-8; everything below 2^-25 becomes 0."""
-    underflow_share: float = 0.2
+    underflow_share: Share = 0.2
     underflow_near: float = 100.0
     """Share of the gradient within a factor 4 of the smallest number, and root mean square over it. Underflow: 0.26 to
     1.0, and 1 to 41; healthy pure fp16 training: up to 0.06, and 4e4. What has converged loses only its tail."""
     underflow_octaves: int = 3
     """A single number (1/n of a mean) may lie there by chance, unless no gradient of the model is below it."""
-    underflow_lost: float = 0.99
+    underflow_lost: Share = 0.99
     underflow_snapshots: int = 2
 
     stalled_update: float = 3e-6
@@ -99,7 +102,7 @@ class Limits:
     stalled_steps: int = 100
     stalled_snapshots: int = 4
     stalled_error_snapshots: int = 8
-    stalled_known: float = 0.75
+    stalled_known: Share = 0.75
     """So much of the history must tell how large its update was."""
     stalled_rise: float = 3.0
     """The last two snapshots over the first two: a linear warm-up from 0 has 5 after four snapshots, then more."""
@@ -130,10 +133,10 @@ class Limits:
     to 290 times (small initial weights), and 94 (targets in the thousands); blown up by updates 1.3e3 to 5e9."""
     exploding_depth: float = 100.0
     exploding_depth_error: float = 1e4
-    """The last quarter of the layers over the first, growing all the way, and in absolute size (facts/metrics.md, 7);
+    """The last quarter of the layers over the first, growing all the way, and in absolute size;
     healthy residual streams up to 4."""
     fp16_largest: float = 65504.0
-    near_largest: float = 0.5
+    near_largest: Share = 0.5
 
     collapsed: float = 1.2e-7
     """1 - mean energy: what depends on the sample, in float32 indistinguishable from 0. A healthy autoencoder was at
@@ -149,9 +152,12 @@ class Limits:
     """Between the first and the last quarter of the layers at the first step: healthy networks 0.08 to 2."""
     initial_ratio_warning: float = 3000.0
     """A third of the 1e4 by which eight sigmoid layers with Xavier weights fade."""
-    initial_saturated_info: float = 0.3
+    initial_saturated_info: Share = 0.3
     """Healthy tanh layers begin with 0.09 at most, unscaled inputs make it 0.88."""
-    initial_saturated_warning: float = 0.6
-    initial_gate: float = 0.01
+    initial_saturated_warning: Share = 0.6
+    initial_gate: Share = 0.01
     """Open by so little at the first step; a healthy network of sparse units begins with 0.05."""
     initial_elements: int = 300
+
+
+SHARES = frozenset(spec.name for spec in fields(Limits) if spec.type == "Share")

@@ -1,24 +1,31 @@
-"""On what terms verdicts become findings: limits, what is ignored, severities of one's own."""
+"""On what terms verdicts become findings: limits, what is ignored, severities and rules of one's own."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from actdiag.diagnose.finding import SEVERITIES, Verdict
-from actdiag.diagnose.limits import Limits
+from actdiag.diagnose.limits import SHARES, Limits
+from actdiag.snapshot import Snapshot
+
+Rule = Callable[[Sequence[Snapshot], Limits], Iterable[Verdict]]
+"""History, oldest first and never empty, the last one to be judged; thresholds. What it yields is wrong now."""
 
 
 class Terms(NamedTuple):
-    """Thresholds; findings to drop, and severities, by 'rule' or 'rule:layer pattern'."""
+    """Thresholds; findings to drop, and severities, by 'rule' or 'rule:layer pattern'; a user's rules by slug."""
 
     limits: Limits = Limits()
     ignore: Sequence[str] = ()
     severities: Mapping[str, str] = {}
+    rules: Mapping[str, Rule] = {}
 
     def apply(self, verdict: Verdict) -> Verdict | None:
         """A verdict with the severity that is asked for; None for one that is dropped."""
@@ -37,13 +44,19 @@ def _covers(selector: str, verdict: Verdict) -> bool:
 
 
 def parse_terms(
-    rules: Iterable[str], *, ignore: Sequence[str], limits: Mapping[str, float], severities: Mapping[str, str]
+    known: Iterable[str],
+    *,
+    ignore: Sequence[str] = (),
+    limits: Mapping[str, float] | None = None,
+    severities: Mapping[str, str] | None = None,
+    rules: Mapping[str, Rule | str] | None = None,
 ) -> Terms:
-    """Terms of options. `rules`: the slugs there are.
+    """Terms of options. `known`: the slugs of the rules there are without those of the user, `rules`.
 
     Raises ValueError that names the option, the value, what is allowed, and the nearest name.
     """
-    known = list(rules)
+    limits, severities, own = limits or {}, severities or {}, _rules(rules or {}, set(known))
+    known = [*known, *own]
     for option, selectors in (("ignore", ignore), ("severities", severities)):
         for selector in selectors:
             rule = selector.partition(":")[0]
@@ -52,7 +65,30 @@ def parse_terms(
     for selector, severity in severities.items():
         if severity not in (*SEVERITIES, "off"):
             raise ValueError(f"severities[{selector!r}] must be info, warning, error or off; got {severity!r}")
-    return Terms(_limits(limits), ignore, severities)
+    return Terms(_limits(limits), ignore, severities, own)
+
+
+def _rules(given: Mapping[str, Rule | str], known: Iterable[str]) -> dict[str, Rule]:
+    for slug in given:
+        if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) is None:
+            raise ValueError(f"rules names a rule {slug!r}; a slug is of lower-case words and '-', such as 'my-rule'")
+        if slug in known:
+            raise ValueError(f"rules names {slug!r}, which is one of actdiag's; give yours another name")
+    return {slug: _imported(slug, rule) if isinstance(rule, str) else rule for slug, rule in given.items()}
+
+
+def _imported(slug: str, path: str) -> Rule:
+    """The function that 'package.module:function' names, for configurations in text."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs a user's code
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"rules[{slug!r}] must be a function or 'package.module:function'; {path!r}: {why}") from None
+    if not callable(found):
+        raise ValueError(f"rules[{slug!r}] must name a function; {path!r} is {type(found).__name__}")
+    rule: Rule = found
+    return rule
 
 
 def _limits(given: Mapping[str, Any]) -> Limits:
@@ -63,11 +99,11 @@ def _limits(given: Mapping[str, Any]) -> Limits:
             raise ValueError(f"limits names no limit {name!r}{_near(name, names)}")
         whole = isinstance(getattr(plain, name), int)
         fits = isinstance(value, int) if whole else isinstance(value, (int, float))
-        if isinstance(value, bool) or not fits or not 0 <= value < math.inf:
+        most = 1 if name in SHARES else math.inf
+        if isinstance(value, bool) or not fits or not 0 <= value <= most or math.isinf(value):
             kind = "a whole number" if whole else "a number"
-            raise ValueError(
-                f"limits[{name!r}] must be {kind} of at least 0, such as {getattr(plain, name)}; got {value!r}"
-            )
+            span = "from 0 to 1" if name in SHARES else "of at least 0"
+            raise ValueError(f"limits[{name!r}] must be {kind} {span}, such as {getattr(plain, name)}; got {value!r}")
     return replace(plain, **given)
 
 

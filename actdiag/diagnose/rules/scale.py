@@ -27,7 +27,7 @@ def exploding_activation(history: Sequence[Snapshot], limits: Limits) -> Iterato
     regression takes the scale of its targets (outputs are left out); the inputs are large already.
     What to try: lower the learning rate; normalization; smaller initial weights (He for ReLU), or branches that
     begin at 0; clip the gradient norm; check the sign of the loss.
-    Source: He et al. 2015; facts/metrics.md (100 over depth); healthy runs: up to 290 times over the training.
+    Source: He et al. 2015; 100 times over the depth; healthy runs: up to 290 times over the training.
     """
     yield from _near_the_largest(history[-1], limits)
     grown = list(_over_time(history, limits))

@@ -42,7 +42,7 @@ def no_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict
     (target networks); zero gradients at the start (zero-initialized branches, LoRA), biases before normalization.
     What to try: remove detach(), no_grad(), .data or .item() between these layers and the loss; pass
     model.parameters() to the optimizer after the model is complete; set requires_grad to False if it is meant.
-    Source: PyTorch autograd semantics; 100 steps after facts/metrics.md; healthy and faulty runs.
+    Source: PyTorch autograd semantics; healthy and faulty runs.
     """
     if len(history) < limits.unreached_snapshots or history[-1].step - history[0].step < limits.unreached_steps:
         return
