@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases.measure import Call, Look, complaints, energy_of_means, labels_of, look, truth_of
-from cases.peers import EVERY, PEERS, Recorder, Tool, View
+from cases.peers import EVERY, PEERS, Recorder, Tool, View, _lasting, _rho
 from cases.program import case_of
 from cases.score import Case, Said, alarms, by_label, case_from, in_place, latencies, matching, score
 from cases.truth import Mortality, dead_share
@@ -281,6 +281,19 @@ def test_unchanged_weights_are_told_by_those_that_look_for_them() -> None:
     w = torch.ones(4, 4)
     still = [view(step * EVERY, after={"fc.weight": w}) for step in range(6)]
     assert "stalled-update" in asked("SageMaker Debugger", *still) & asked("DeepDiagnosis", *still)
+
+
+def test_rho_is_1_for_units_at_their_ends_and_a_half_for_units_spread_evenly() -> None:
+    ends = torch.tensor([[1.0], [-1.0]]).repeat(50, 1)
+    even = torch.linspace(-1, 1, 1001)[:, None]
+    assert _rho(ends).item() == pytest.approx(1.0) and _rho(even).item() == pytest.approx(0.5, abs=0.01)
+    assert _rho(torch.zeros(20, 1)).item() == 0
+
+
+def test_what_must_last_is_told_at_the_fifth_view_in_a_row() -> None:
+    memory: dict[str, float] = {}
+    said = [list(_lasting(memory, "fc.weight", ("x", "fc"), holds)) for holds in [True] * 4 + [False] + [True] * 5]
+    assert said == [[]] * 9 + [[("x", "fc")]]
 
 
 def test_a_recorder_sees_every_tenth_step_and_changes_nothing() -> None:

@@ -6,18 +6,20 @@ DLCheck judges once an epoch; and none of them sees an activation that is called
 that the tools publish; where their words leave a choice, the docstring says what was chosen. A rule is told under the
 nearest slug of ours, once for each layer.
 
-Sources: SageMaker Debugger: AWS documentation, list of built-in rules. DLCheck, DeepDiagnosis: their repositories.
+Sources: SageMaker Debugger: AWS documentation, list of built-in rules; the others: their papers and repositories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cases.score import Said
+from cases.truth import Layout
 
 EVERY = 10
 _ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid)
@@ -25,7 +27,7 @@ _ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One recorded step. `inputs` and `outputs` of activation modules, `first` the model's input; all on the host."""
+    """One recorded step. `inputs` and `outputs` of activation modules, units last; `first`: the model's input."""
 
     step: int
     kinds: Mapping[str, type[nn.Module]]
@@ -52,14 +54,17 @@ class Recorder:
         self._first = x.detach().clone() if isinstance(x, Tensor) and x.is_floating_point() else None
         if step % EVERY:
             return
+        layout = Layout()
         for name, module in self.model.named_modules():
-            if isinstance(module, _ACTIVATIONS):
 
-                def note(_: nn.Module, given: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
-                    self._seen["inputs"][name] = given[0].detach().float().clone()
-                    self._seen["outputs"][name] = out.detach().float().clone()
+            def note(module: nn.Module, given: tuple[Any, ...], out: Any, name: str = name) -> None:
+                layout.see(module)
+                if isinstance(module, _ACTIVATIONS):
+                    for kind, x in (("inputs", given[0]), ("outputs", out)):
+                        x = x.detach().float().clone()
+                        self._seen[kind][name] = x.transpose(1, -1) if layout.of(x) else x
 
-                self._handles.append(module.register_forward_hook(note))
+            self._handles.append(module.register_forward_hook(note))
 
     def end(self, step: int) -> None:
         """The gradients are complete."""
@@ -82,8 +87,8 @@ class Recorder:
 class Tool:
     """The rules of one peer over the views of a run; keeps what they have said, once a rule and layer."""
 
-    def __init__(self, rules: Callable[[View, dict[str, int]], Iterator[tuple[str, str]]]) -> None:
-        self._rules, self._memory = rules, dict[str, int]()
+    def __init__(self, rules: Callable[[View, dict[str, float]], Iterator[tuple[str, str]]]) -> None:
+        self._rules, self._memory = rules, dict[str, float]()
         self._said: dict[tuple[str, str], int] = {}
 
     def see(self, view: View) -> None:
@@ -99,7 +104,7 @@ class Tool:
 
 def _units(x: Tensor) -> Tensor:
     """Samples and positions by units."""
-    return (x.transpose(1, -1) if x.ndim >= 4 else x).flatten(0, -2) if x.ndim > 1 else x[:, None]
+    return x.flatten(0, -2) if x.ndim > 1 else x[:, None]
 
 
 def _of(parameter: str) -> str:
@@ -114,7 +119,7 @@ def _broken(view: View) -> Iterator[str]:
                 yield name if names is view.outputs else _of(name)
 
 
-def sagemaker(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str]]:
+def sagemaker(view: View, memory: dict[str, float]) -> Iterator[tuple[str, str]]:
     """SageMaker Debugger: DeadRelu, SaturatedActivation, VanishingGradient, ExplodingTensor, WeightUpdateRatio,
     UnchangedTensor, PoorWeightInitialization.
 
@@ -151,7 +156,7 @@ def sagemaker(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str]]:
             yield "poor-initialization", ""
 
 
-def dlcheck(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str]]:
+def dlcheck(view: View, memory: dict[str, float]) -> Iterator[tuple[str, str]]:
     """DLCheck, a Lightning callback: dead, saturated, vanishing, exploding, update ratio, input mean.
 
     Dead: more than 95 % of the elements of an nn.ReLU are 0. Saturated: mean |output| of a tanh or sigmoid above 0.95
@@ -179,7 +184,7 @@ def dlcheck(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str]]:
     yield from (("non-finite", name) for name in _broken(view))
 
 
-def deepdiagnosis(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str]]:
+def deepdiagnosis(view: View, memory: dict[str, float]) -> Iterator[tuple[str, str]]:
     """DeepDiagnosis (ICSE 2022): dead node, saturated activation, vanishing and exploding gradient, tensor unchanged.
 
     Dead: 70 % or more of the outputs of a ReLU at or below 0, for five views in a row (its words say "over batches").
@@ -203,4 +208,65 @@ def deepdiagnosis(view: View, memory: dict[str, int]) -> Iterator[tuple[str, str
             yield "stalled-update", _of(name)
 
 
-PEERS = {"SageMaker Debugger": sagemaker, "DLCheck": dlcheck, "DeepDiagnosis": deepdiagnosis}
+def thedeepchecker(view: View, memory: dict[str, float]) -> Iterator[tuple[str, str]]:
+    """TheDeepChecker (TOSEM 2023): dead and saturated units, activations out of range, gradients, updates, weights.
+
+    Dead: 95 % of a unit's |outputs| below 1e-5, for half of the units of a ReLU. Saturated: rho_B of a unit (mean over
+    ten bins of |mean output|, by their counts; outputs scaled to [-1, 1]) above 0.85, for half of the units. Standard
+    deviation of a ReLU's outputs outside [0.5, 2]. Mean |gradient| below 1e-6 or above 1e6, halved or doubled from view
+    to view. log10 of the update ratio outside [-4, -1]. Weights of which 95 % are below 1e-5. What is not said to be
+    immediate must hold for five views in a row. Its checks of the loss and of one overfitted batch are left out.
+    """
+    for name, out in view.outputs.items():
+        units, relu = _units(out), view.kinds[name] is nn.ReLU
+        dead = relu and float((units.abs().quantile(0.95, dim=0) < 1e-5).float().mean()) > 0.5
+        scaled = 2 * units - 1 if view.kinds[name] is nn.Sigmoid else units
+        flat = not relu and float((_rho(scaled) > 0.85).float().mean()) > 0.5
+        spread = float(out.std())
+        yield from _lasting(memory, name, ("dead-units", name), dead)
+        yield from _lasting(memory, name, ("saturated-activation", name), flat)
+        yield from _lasting(memory, name, ("exploding-activation", name), relu and spread > 2)
+        yield from _lasting(memory, name, ("collapsed-activation", name), relu and spread < 0.5)
+    for name, g in view.gradients.items():
+        layer, size = _of(name), float(g.abs().mean())
+        last = memory.get(f"size {name}")
+        memory[f"size {name}"] = size
+        yield from _lasting(
+            memory, name, ("vanishing-gradient", layer), size < 1e-6 or (last is not None and size < last / 2)
+        )
+        yield from _lasting(
+            memory, name, ("exploding-gradient", layer), size > 1e6 or (last is not None and size > last * 2)
+        )
+        ratio = float((view.after[name] - view.before[name]).norm() / (view.before[name].norm() + 1e-12))
+        yield from _lasting(memory, name, ("oversized-update", layer), ratio > 0.1)
+        yield from _lasting(memory, name, ("stalled-update", layer), ratio < 1e-4)
+        yield from _lasting(
+            memory,
+            f"={name}",
+            ("collapsed-activation", layer),
+            float((view.after[name].abs() < 1e-5).float().mean()) > 0.95,
+        )
+    yield from (("non-finite", name) for name in _broken(view))
+
+
+def _rho(units: Tensor) -> Tensor:
+    """rho_B of each unit (Rakitianskaia & Engelbrecht 2015), of outputs in [-1, 1]."""
+    bins = ((units + 1) * 5).long().clamp(0, 9)
+    sums = torch.zeros(10, units.shape[1]).scatter_add_(0, bins, units)
+    return sums.abs().sum(0) / len(units)
+
+
+def _lasting(memory: dict[str, float], name: str, verdict: tuple[str, str], holds: bool) -> Iterator[tuple[str, str]]:
+    """The verdict about a tensor, once it has held in five views in a row."""
+    key = f"{verdict[0]} {name}"
+    memory[key] = memory.get(key, 0) + 1 if holds else 0
+    if memory[key] >= 5:
+        yield verdict
+
+
+PEERS = {
+    "SageMaker Debugger": sagemaker,
+    "DLCheck": dlcheck,
+    "DeepDiagnosis": deepdiagnosis,
+    "TheDeepChecker": thedeepchecker,
+}
