@@ -1,6 +1,7 @@
 """Train every program of a set, and hold what actdiag and other tools' rules say against what is true of it.
 
     python benchmarks/score_cases.py [--sets first ...] [--seeds 0 1 ...] [--only NAME] [--write docs/benchmark.md]
+                                     [--keep runs/scores.jsonl]
 
 A set is a folder of benchmarks/cases: `fNN_*.py` (faulty) and `hNN_*.py` (healthy), whose `build()` returns model,
 optimizer, loss_fn, batches and meta. Each program runs in a process of its own, two at a time.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -18,9 +20,11 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from cases.peers import EVERY, PEERS
+from cases.program import SETTINGS
 from cases.score import Case, Score, alarms, by_label, case_from, in_place, latencies, matching, score
 from cases.truth import GRID_STEPS
 
@@ -28,7 +32,7 @@ import actdiag
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "benchmarks" / "cases"
-TOOLS = ("actdiag", *PEERS)
+TOOLS = (*SETTINGS, *PEERS)
 
 
 _METHOD = """\
@@ -41,9 +45,12 @@ Training programs with a known fault, and healthy ones that look odd, run to the
   measured every {grid} steps in a run without actdiag. Latency is the first word about that layer minus this step;
   *premature* is a word before it.
 
-actdiag runs with its defaults, but with no budget (`max_overhead=None, attentive=True`), so that a result does not hang
-on the clock. The other tools' published rules are re-implemented in `benchmarks/cases/peers.py` and asked every
-{every}th step, which is more often than those tools ask by default."""
+`actdiag` is with its defaults: its intervals follow the clock, so that a slower machine hears of some things later; `no
+budget` (`max_overhead=None, attentive=True`) has the same intervals everywhere. The other tools' published rules are
+re-implemented in `benchmarks/cases/peers.py` and asked every {every}th step, which is more often than those tools ask
+by default; actdiag watches closer where units fall silent, and latencies are not of like with like. Deaths are measured
+where an `nn.ReLU`, `nn.GELU` or `nn.SiLU` is called once a forward; activations called as functions have no onset.
+Labels are measured too, by `benchmarks/cases/measure.py`, which does not know actdiag."""
 
 
 def programs(folder: str, only: str) -> list[str]:
@@ -51,14 +58,42 @@ def programs(folder: str, only: str) -> list[str]:
     return [path.stem for path in sorted((CASES / folder).glob("[fh][0-9]*.py")) if only in path.stem]
 
 
-def run(folder: str, name: str, seed: int) -> Case:
-    """Train one program in a process of its own. Raises CalledProcessError if it fails."""
+def code(folder: str, name: str) -> str:
+    """A digest of everything that the result of a program depends on."""
+    program = CASES / folder / f"{name}.py"
+    paths = [*sorted((ROOT / "actdiag").rglob("*.py")), *sorted(CASES.glob("*.py")), *CASES.rglob("_*.py"), program]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+class Kept:
+    """Results in a file, so that a run that was interrupted goes on; those of other code are not used."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._known = path, dict[str, Any]()
+        if path is not None and path.exists():
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            self._known = {line["run"]: line["case"] for line in lines}
+
+    def case(self, folder: str, name: str, seed: int) -> Case:
+        """The case of a run; it is run if it is not known."""
+        key = f"{folder}/{name}/{seed}/{code(folder, name)}"
+        if key not in self._known:
+            self._known[key] = run(folder, name, seed)
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"run": key, "case": self._known[key]}) + "\n")
+        case = case_from(self._known[key])
+        print(line_of(case), flush=True)
+        return case
+
+
+def run(folder: str, name: str, seed: int) -> dict[str, Any]:
+    """Train one program in a process of its own; its case as plain values. Raises CalledProcessError if it fails."""
     environment = {**os.environ, "CASE_SEED": str(seed), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(CASES / "program.py"), folder, name]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    case = case_from(json.loads(done.stdout.splitlines()[-1]))
-    print(line_of(case), flush=True)
-    return case
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def line_of(case: Case) -> str:
@@ -144,13 +179,14 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=["first"], help="folders of benchmarks/cases")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--only", default="", metavar="NAME", help="programs whose name contains this")
+    parser.add_argument("--keep", type=Path, help="take known results from here, and add the others")
     parser.add_argument("--write", type=Path, help="write the page here")
     given = parser.parse_args()
-    results = {}
+    results, kept = {}, Kept(given.keep)
     with ThreadPoolExecutor(2) as pool:
         for name in given.sets:
             jobs = [(name, program, seed) for seed in given.seeds for program in programs(name, given.only)]
-            results[name] = list(pool.map(lambda job: run(*job), jobs))
+            results[name] = list(pool.map(lambda job: kept.case(*job), jobs))
             print("\n".join(tables(results[name])), flush=True)
     if given.write:
         given.write.write_text(

@@ -1,4 +1,4 @@
-"""Train one program: once with actdiag, once with the peers' recorder and the exact measure of deaths.
+"""Train one program: with actdiag, within its budget and without one; then with the peers and the measure of deaths.
 
 CASE_SEED=1 python benchmarks/cases/program.py FOLDER NAME      prints what score.Case holds, as one line of JSON
 """
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,17 @@ from cases.truth import GRID_STEPS, Mortality
 CASES = Path(__file__).resolve().parent
 
 
-def observe(folder: Path, name: str) -> tuple[list[Finding], dict[str, Any]]:
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "actdiag": {},
+    "actdiag, no budget": {"max_overhead": None, "attentive": True},
+}
+"""Defaults, whose intervals follow the clock; and the same intervals on any machine."""
+
+
+def observe(folder: Path, name: str, **options: Any) -> tuple[list[Finding], dict[str, Any]]:
     """Train a program with actdiag; its warnings and errors, and what is true of it."""
     model, optimizer, loss_fn, batches, meta = build(folder, name)
-    with Monitor(model, optimizer, max_overhead=None, attentive=True) as monitor:
+    with Monitor(model, optimizer, **options) as monitor:
         for x, y in batches:
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
@@ -62,9 +70,12 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
 
 def case_of(folder: Path, name: str) -> dict[str, Any]:
     """Everything of one run, as plain values."""
-    findings, meta = observe(folder, name)
+    said: dict[str, list[Said]] = {}
+    for tool, options in SETTINGS.items():
+        findings, meta = observe(folder, name, **options)
+        said[tool] = [Said(f.rule, f.layer, f.step) for f in findings]
     rest = measure(folder, name)
-    said = {"actdiag": [Said(f.rule, f.layer, f.step) for f in findings], **rest["said"]}
+    said |= rest["said"]
     return {
         "name": name,
         "seed": int(os.environ.get("CASE_SEED", "0")),
