@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from cases.peers import EVERY, PEERS
 from cases.program import SETTINGS
-from cases.score import Case, Score, alarms, by_label, case_from, in_place, latencies, matching, score
+from cases.score import Case, Score, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
 from cases.truth import GRID_STEPS
 
 import actdiag
@@ -155,7 +156,10 @@ def wrongs(cases: Sequence[Case]) -> list[str]:
         late = latencies(case, "actdiag").items() if case.faulty else ()
         found["dead units told after 25 steps"] += [f"{name}, {layer}: {steps}" for layer, steps in late if steps > 25]
         found["dead units told before their onset"] += [f"{name}, {at}: {n}" for at, n in late if n < -GRID_STEPS]
-    return [f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()]
+    leads, wrong = forecasts(cases, "actdiag")
+    lead = f", {statistics.median(leads):g} steps before (median)" if leads else ""
+    foretold = f"{len(leads)} of {sum(len(case.onsets) for case in cases)} dead layers{lead}; false: {len(wrong)}"
+    return [*(f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()), f"- foretold: {foretold}"]
 
 
 def page(results: dict[str, list[Case]], command: str) -> str:

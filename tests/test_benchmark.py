@@ -12,7 +12,7 @@ import torch
 from cases.measure import Call, Look, complaints, energy_of_means, labels_of, look, truth_of
 from cases.peers import EVERY, PEERS, Recorder, Tool, View, _lasting, _rho
 from cases.program import case_of
-from cases.score import Case, Said, alarms, by_label, case_from, in_place, latencies, matching, score
+from cases.score import Case, Said, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
 from cases.truth import Mortality, dead_share
 from torch import Tensor, nn
 
@@ -56,6 +56,13 @@ def test_a_word_before_the_onset_is_premature() -> None:
     early = said(FAULTY, Said("dead-units", "act0", 37))
     assert score([early], "tool", grid=2).premature == 1
     assert score([early], "tool", grid=3).premature == 0, "the onset is not known better"
+
+
+def test_a_forecast_is_true_if_the_layer_dies_later_and_false_otherwise() -> None:
+    told = [Said("dying-units", "act0", 30), Said("dying-units", "act0", 41), Said("dying-units", "act1", 5)]
+    leads, wrong = forecasts([replace(FAULTY, forecasts={"tool": told}), replace(HEALTHY, forecasts={})], "tool")
+    assert leads == [10] and wrong == told[1:]
+    assert forecasts([replace(HEALTHY, forecasts={"tool": told[:1]})], "tool") == ([], told[:1])
 
 
 def test_counts_add_up() -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def observe(folder: Path, name: str, **options: Any) -> tuple[list[Finding], dict[str, Any]]:
-    """Train a program with actdiag; its warnings and errors, and what is true of it."""
+    """Train a program with actdiag; its findings, and what is true of it."""
     model, optimizer, loss_fn, batches, meta = build(folder, name)
     with Monitor(model, optimizer, **options) as monitor:
         for x, y in batches:
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
-    return [f for f in monitor.findings if at_least(f.severity, "warning")], meta
+    return monitor.findings, meta
 
 
 def measure(folder: Path, name: str) -> dict[str, Any]:
@@ -71,9 +71,11 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
 def case_of(folder: Path, name: str) -> dict[str, Any]:
     """Everything of one run, as plain values."""
     said: dict[str, list[Said]] = {}
+    forecasts: dict[str, list[Said]] = {}
     for tool, options in SETTINGS.items():
         findings, meta = observe(folder, name, **options)
-        said[tool] = [Said(f.rule, f.layer, f.step) for f in findings]
+        said[tool] = [Said(f.rule, f.layer, f.step) for f in findings if at_least(f.severity, "warning")]
+        forecasts[tool] = [Said(f.rule, f.layer, f.step) for f in findings if f.rule == "dying-units"]
     rest = measure(folder, name)
     said |= rest["said"]
     return {
@@ -85,8 +87,13 @@ def case_of(folder: Path, name: str) -> dict[str, Any]:
         "at_fault": list(meta.get("layers_at_fault", [])),
         "layers": rest["layers"],
         "onsets": rest["onsets"],
-        "said": {tool: [astuple(one) for one in given] for tool, given in said.items()},
+        "said": _plain(said),
+        "forecasts": _plain(forecasts),
     }
+
+
+def _plain(said: Mapping[str, Sequence[Said]]) -> dict[str, list[tuple[Any, ...]]]:
+    return {tool: [astuple(one) for one in given] for tool, given in said.items()}
 
 
 if __name__ == "__main__":

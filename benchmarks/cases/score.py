@@ -49,6 +49,7 @@ class Case:
     layers: Sequence[str] = ()
     onsets: Mapping[str, int] = field(default_factory=dict)
     said: Mapping[str, Sequence[Said]] = field(default_factory=dict)
+    forecasts: Mapping[str, Sequence[Said]] = field(default_factory=dict)
 
     @property
     def faulty(self) -> bool:
@@ -120,6 +121,19 @@ def score(cases: Sequence[Case], tool: str, *, grid: int) -> Score:
     )
 
 
+def forecasts(cases: Sequence[Case], tool: str) -> tuple[list[int], list[Said]]:
+    """Lead times in steps of the forecasts of death that came true, and those that did not; told late is not true."""
+    leads, wrong = list[int](), list[Said]()
+    for case in cases:
+        for told in case.forecasts.get(tool, ()):
+            onset = case.onsets.get(told.layer)
+            if onset is not None and told.step <= onset:
+                leads.append(onset - told.step)
+            else:
+                wrong.append(told)
+    return leads, wrong
+
+
 def by_label(cases: Sequence[Case], tool: str) -> dict[str, tuple[int, int]]:
     """Primary label -> detected, all."""
     found: dict[str, tuple[int, int]] = {}
@@ -132,5 +146,8 @@ def by_label(cases: Sequence[Case], tool: str) -> dict[str, tuple[int, int]]:
 
 def case_from(raw: Mapping[str, Any]) -> Case:
     """A Case from plain values, as a run of one program prints them."""
-    said = {tool: [Said(*one) for one in given] for tool, given in raw["said"].items()}
-    return Case(**{**raw, "said": said})
+    told = {
+        kind: {tool: [Said(*one) for one in given] for tool, given in raw.get(kind, {}).items()}
+        for kind in ("said", "forecasts")
+    }
+    return Case(**{**raw, **told})
