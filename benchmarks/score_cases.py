@@ -43,8 +43,8 @@ Training programs with a known fault, and healthy ones that look odd, run to the
 - *Right layer*: one of these names a layer at fault, or the module right before or after it.
 - *False alarms*: healthy runs of which anything is told that is not benign there.
 - *Dead layers*: layers of which 45 % of the units were closed for the whole training set from some step on to the end,
-  measured every {grid} steps in a run without actdiag. Latency is the first word about that layer minus this step;
-  *premature* is a word before it.
+  measured every {grid} steps in a run without actdiag. Latency counts from when 45 % were last reached before the first
+  word about that layer; *premature* is a word while fewer were closed, measured just before and after it.
 
 `actdiag` is with its defaults: its intervals follow the clock, so that a slower machine hears of some things later; `no
 budget` (`max_overhead=None, attentive=True`) has the same intervals everywhere. The other tools' published rules are
@@ -122,7 +122,7 @@ def tables(cases: Sequence[Case]) -> list[str]:
     lines = [
         "| tool | right kind | right layer | false alarms | dead layers told | median latency, steps | premature |",
         "|---|---|---|---|---|---|---|",
-        *(row(tool, score(cases, tool, grid=GRID_STEPS)) for tool in TOOLS),
+        *(row(tool, score(cases, tool)) for tool in TOOLS),
         "",
         f"| kind of fault | {' | '.join(TOOLS)} |",
         "|---|" + "---|" * len(TOOLS),

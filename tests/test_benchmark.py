@@ -13,12 +13,13 @@ from cases.measure import Call, Look, complaints, energy_of_means, labels_of, lo
 from cases.peers import EVERY, PEERS, Recorder, Tool, View, _lasting, _rho
 from cases.program import case_of
 from cases.score import Case, Said, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
-from cases.truth import Mortality, dead_share
+from cases.truth import Mortality, dead_share, onset
 from torch import Tensor, nn
 
 FAULTY = Case(
     name="f", seed=0, label="dead_units", also=["nan"], at_fault=["act0"], layers=["fc0", "act0", "fc1", "act1", "fc2"],
-    onsets={"act0": 40}, said={"tool": [Said("dead-units", "act0", 60)]},
+    shares={"act0": [(step, float(step >= 40)) for step in range(0, 100, 2)]},
+    said={"tool": [Said("dead-units", "act0", 60)]},
 )  # fmt: skip
 HEALTHY = Case(name="h", seed=0, label="healthy", tolerate={"out": "saturation"}, said={"tool": []})
 
@@ -53,9 +54,17 @@ def test_latency_is_from_the_onset_to_the_first_word() -> None:
 
 
 def test_a_word_before_the_onset_is_premature() -> None:
-    early = said(FAULTY, Said("dead-units", "act0", 37))
-    assert score([early], "tool", grid=2).premature == 1
-    assert score([early], "tool", grid=3).premature == 0, "the onset is not known better"
+    for step, premature in ((35, 1), (37, 1), (38, 0), (39, 0), (40, 0)):
+        early = said(FAULTY, Said("dead-units", "act0", step))
+        assert score([early], "tool").premature == premature, "the onset is known to 2 steps"
+
+
+def test_a_layer_that_had_died_and_come_back_is_judged_by_what_is_so_at_the_word() -> None:
+    shares = [(0, 0.1), (10, 0.5), (20, 0.6), (30, 0.2), (40, 0.2), (50, 0.9), (60, 0.9)]
+    case = replace(FAULTY, shares={"act0": shares})
+    assert case.onsets == {"act0": 50}
+    found = [latencies(said(case, Said("dead-units", "act0", step)), "tool")["act0"] for step in (5, 12, 25, 35, 55)]
+    assert found == [-5, 2, 15, -15, 5]
 
 
 def test_a_forecast_is_true_if_the_layer_dies_later_and_false_otherwise() -> None:
@@ -67,16 +76,20 @@ def test_a_forecast_is_true_if_the_layer_dies_later_and_false_otherwise() -> Non
 
 def test_counts_add_up() -> None:
     cases = [FAULTY, said(FAULTY), HEALTHY, said(HEALTHY, Said("off-center", "x", 1))]
-    found = score(cases, "tool", grid=2)
+    found = score(cases, "tool")
     assert (found.detected, found.placed, found.faulty, found.false_alarms, found.healthy) == (1, 1, 2, 1, 2)
     assert (found.onsets, found.told, found.median_latency) == (2, 1, 20)
     assert by_label(cases, "tool") == {"dead_units": (1, 2)}
-    assert score([], "tool", grid=2).median_latency is None
+    assert score([], "tool").median_latency is None
 
 
 def test_what_a_process_prints_is_read_back() -> None:
     raw = {"name": "f", "seed": 1, "label": "nan", "said": {"tool": [["non-finite", "fc0", 5]]}}
     assert case_from(raw).said["tool"] == [Said("non-finite", "fc0", 5)]
+
+
+def _onsets(deaths: Mortality) -> dict[str, int | None]:
+    return {layer: onset(shares) for layer, shares in deaths.shares().items()}
 
 
 def test_deaths_are_counted_exactly_and_dated_by_their_last_beginning() -> None:
@@ -91,7 +104,7 @@ def test_deaths_are_counted_exactly_and_dated_by_their_last_beginning() -> None:
         state = torch.get_rng_state()
         deaths.measure(x, step)
         assert torch.equal(torch.get_rng_state(), state) and model.training and not model[1]._forward_hooks
-    assert deaths.onsets() == {"1": 4}, "3 of 8 are less than 45 %"
+    assert _onsets(deaths) == {"1": 4}, "3 of 8 are less than 45 %"
 
 
 def test_a_channel_is_dead_if_it_is_closed_at_every_position() -> None:
@@ -112,7 +125,7 @@ def test_units_are_channels_after_a_convolution_and_the_last_dimension_after_a_l
         next(p for p in model.parameters() if p.ndim == 1)[:4] = 1.0
     deaths = Mortality(model)
     deaths.measure(torch.randn(5, 6, 6), 0)
-    assert deaths.onsets() == {"2": 0}, "4 of 8 units; no position is closed for all units"
+    assert _onsets(deaths) == {"2": 0}, "4 of 8 units; no position is closed for all units"
 
 
 def looks(*calls: Call, steps: int = 8, loss: float = 1.0, gradients: dict[str, float] | None = None) -> list[Look]:

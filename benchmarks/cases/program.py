@@ -65,7 +65,7 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
         optimizer.step()
         recorder.finish(step)
     leaves = [n for n, m in model.named_modules() if n and not any(m.children())]
-    return {"said": {peer: tool.said for peer, tool in tools.items()}, "onsets": deaths.onsets(), "layers": leaves}
+    return {"said": {peer: tool.said for peer, tool in tools.items()}, "shares": deaths.shares(), "layers": leaves}
 
 
 def case_of(folder: Path, name: str) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def case_of(folder: Path, name: str) -> dict[str, Any]:
         "tolerate": dict(meta.get("tolerate", {})),
         "at_fault": list(meta.get("layers_at_fault", [])),
         "layers": rest["layers"],
-        "onsets": rest["onsets"],
+        "shares": rest["shares"],
         "said": _plain(said),
         "forecasts": _plain(forecasts),
     }

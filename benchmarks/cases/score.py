@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cases.truth import DEAD_SHARE, GRID_STEPS, onset
+
 LABELS: Mapping[str, frozenset[str]] = {
     "dead-units": frozenset({"dead_units"}),
     "saturated-activation": frozenset({"saturation"}),
@@ -47,9 +49,15 @@ class Case:
     tolerate: Mapping[str, str] = field(default_factory=dict)
     at_fault: Sequence[str] = ()
     layers: Sequence[str] = ()
-    onsets: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     said: Mapping[str, Sequence[Said]] = field(default_factory=dict)
     forecasts: Mapping[str, Sequence[Said]] = field(default_factory=dict)
+
+    @property
+    def onsets(self) -> dict[str, int]:
+        """Layer that is dead at the end -> first measured step from which it stayed so."""
+        found = {layer: onset(shares) for layer, shares in self.shares.items()}
+        return {layer: step for layer, step in found.items() if step is not None}
 
     @property
     def faulty(self) -> bool:
@@ -80,12 +88,23 @@ def in_place(case: Case, said: Said) -> bool:
 
 
 def latencies(case: Case, tool: str) -> dict[str, int]:
-    """Layer -> steps from the onset of its dead units to the first word of them; layers not told are left out."""
+    """Layer that is dead at the end -> steps to the first word of its dead units; layers not told are left out.
+
+    They count from when its share of dead units last reached 45 % before the word. Where the share is lower at the word
+    (it may have died and come back before) they are negative: the steps to the next time.
+    """
     first: dict[str, int] = {}
     for said in case.said[tool]:
         if said.rule == "dead-units" and said.layer in case.onsets:
             first[said.layer] = min(said.step, first.get(said.layer, said.step))
-    return {layer: step - case.onsets[layer] for layer, step in first.items()}
+    return {layer: step - _beginning(case.shares[layer], step) for layer, step in first.items()}
+
+
+def _beginning(shares: Sequence[tuple[int, float]], told: int) -> int:
+    """When the layer began to be dead: the last time up to the measurement after `told`, or else the next one."""
+    before = [one for one in shares if one[0] <= told + GRID_STEPS]
+    began = onset(before)
+    return began if began is not None else next(step for step, share in shares[len(before) :] if share >= DEAD_SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +122,8 @@ class Score:
     median_latency: float | None
 
 
-def score(cases: Sequence[Case], tool: str, *, grid: int) -> Score:
-    """A tool's counts. `grid`: onsets are known to so many steps, so a word is premature only if earlier than that."""
+def score(cases: Sequence[Case], tool: str) -> Score:
+    """A tool's counts. Onsets are known to GRID_STEPS, so a word is premature only if earlier than that."""
     faulty, healthy = [c for c in cases if c.faulty], [c for c in cases if not c.faulty]
     found = [matching(case, tool) for case in faulty]
     late = [steps for case in faulty for steps in latencies(case, tool).values()]
@@ -116,7 +135,7 @@ def score(cases: Sequence[Case], tool: str, *, grid: int) -> Score:
         false_alarms=sum(bool(alarms(case, tool)) for case in healthy),
         onsets=sum(len(case.onsets) for case in faulty),
         told=len(late),
-        premature=sum(steps < -grid for steps in late),
+        premature=sum(steps < -GRID_STEPS for steps in late),
         median_latency=statistics.median(late) if late else None,
     )
 

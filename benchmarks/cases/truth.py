@@ -37,13 +37,13 @@ class Mortality:
             if len(shares) == 1:
                 self._shares.setdefault(name, []).append((step, shares[0]))
 
-    def onsets(self) -> dict[str, int]:
-        """Layer -> first measured step from which at least 45 % of its units stayed dead to the end."""
-        found = {name: _onset(shares) for name, shares in self._shares.items()}
-        return {name: step for name, step in found.items() if step is not None}
+    def shares(self) -> dict[str, list[tuple[int, float]]]:
+        """Layer -> measured steps and shares, of the layers that are dead at the end: at least 45 % of their units."""
+        return {name: shares for name, shares in self._shares.items() if onset(shares) is not None}
 
 
-def _onset(shares: Sequence[tuple[int, float]]) -> int | None:
+def onset(shares: Sequence[tuple[int, float]]) -> int | None:
+    """First measured step from which at least 45 % stayed dead to the last one; None if they did not."""
     onset = None
     for step, share in shares:
         if share < DEAD_SHARE:
