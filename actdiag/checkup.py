@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from actdiag.collect.head import call_loss, has_gradient, read_output, twin_layers
+from actdiag.claims import MODELS
+from actdiag.collect.head import Judged, Outputs, call_loss, has_gradient, kind_of, read_output, twin_layers
 from actdiag.collect.parameters import ids_of
-from actdiag.collect.unchanged import unchanged
+from actdiag.collect.sites import named_modules
+from actdiag.collect.unchanged import modules_in, tensors_in, unchanged
 from actdiag.config import ConfigError, build_options
 from actdiag.diagnose.finding import SEVERITIES, Finding, Verdict
 from actdiag.diagnose.rules.head import Head, judge_head
 from actdiag.session import Session
-from actdiag.snapshot import Snapshot
 
 _OWN = (
     "log_every_n_steps",
+    "watch_every_n_steps",
+    "attentive",
     "max_overhead",
+    "merge_timeout_s",
+    "detail",
     "distributed",
     "prefix",
     "start_step",
@@ -33,6 +39,8 @@ _OWN = (
     "stop_on",
     "on_finding",
 )
+_Why = tuple[str, tuple[str, ...]]
+"""Cause and advice."""
 _SOURCE = "The chain rule: what receives no gradient, or the same as its neighbours, is not taught anything of its own."
 
 
@@ -41,16 +49,16 @@ def check(
     batch: Sequence[Any],
     loss_fn: Callable[[Any, Any], Tensor],
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     **options: Any,
 ) -> list[Finding]:
     """Run one batch forward and backward, and tell what training would suffer from: the findings, worst first.
 
     `batch` is (inputs, target). The model is called as training does: `model(inputs)`, or `model(*inputs)` for a
     tuple or list, `model(**inputs)` for a mapping; then `loss_fn(output, target)`, which must give a single number.
-    With an `optimizer` it is also asked which parameters it does not hold. `options` are those of `Monitor` that say
-    what to observe and what to ignore. A model in training mode is run as it is, so that frozen parts stay in theirs;
-    another is put into it meanwhile.
+    With an `optimizer` (or several) it is also asked which parameters none holds. `options` are those of `Monitor` that
+    say what to observe and what to ignore. A model in training mode is run as it is, so that frozen parts stay in
+    theirs; another is put into it meanwhile.
 
     What it looks at: the signal and the gradient through the depth, flat ends and closed gates (poor-initialization);
     uncentered inputs; NaN; layers whose units all have the same weights; parameters that no gradient reaches; and
@@ -59,22 +67,26 @@ def check(
     The loss is recognized where it is one of torch's, also called inside a function of yours; of any other, and of
     several in one, nothing is said of how the head fits.
 
-    It leaves everything as it was, also when the model or the loss raises: weights, gradients, buffers, attributes of
-    modules, training flags, hooks, random numbers of torch, Python and NumPy; not what a forward changes inside lists
-    and objects of yours. It synchronizes with the device; it is not collective. Raises ConfigError for arguments that
-    cannot work, and passes on what the model and the loss raise.
+    It leaves the model and modules of the loss as they were, also when one of them raises: weights, gradients, buffers,
+    attributes, training flags, hooks; and random numbers of torch, Python and NumPy. Not what a forward changes inside
+    lists and objects of yours. Monitors of the process pause meanwhile, and optimizers that run inside the backward. It
+    costs a copy of the weights, synchronizes with the device, and is not collective. Raises ConfigError for arguments
+    that cannot work, and passes on what the model and the loss raise.
     """
-    inputs, target = _parts(batch)
+    batch = _parts(batch)
     for name in options:
         if name in _OWN:
             raise ConfigError(f"{name} cannot be given to check, which records a single step; leave it out")
-    checked = build_options({**options, "max_overhead": None, "distributed": "off", "prefix": "check"})
-    _check_parameters(model)
-    with unchanged([model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]):
-        session = Session(model, checked, speaks=False)
+    checked = build_options({**options, "max_overhead": None, "distributed": "off"})
+    optimizers = _optimizers(optimizer)
+    _check_arguments(model, loss_fn)
+    with unchanged([model, *modules_in(loss_fn)], tensors_in(batch)), _paused():
+        session = Session(model, checked, guest=True)
         try:
-            judged, snapshot = _one_step(session, model, (inputs, target), loss_fn)
-            verdicts = [*_wiring(model, optimizer), *_twins(model), *_head(snapshot, judged)]
+            loss, head = _one_step(session, model, batch, loss_fn)
+            verdicts = [*_wiring(model, optimizers), *_twins(model), *_head(loss.given, head)]
+            if not loss.finite and not any(f.rule == "non-finite" for f in session.ledger.findings):
+                verdicts.append(_loss_not_finite())
         finally:
             session.close()
     ledger = session.ledger
@@ -82,11 +94,36 @@ def check(
     return sorted(told, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
-def _check_parameters(model: nn.Module) -> None:
+@contextmanager
+def _paused() -> Iterator[None]:
+    """No monitor of the process sees what is run inside."""
+    sessions = MODELS.all_of(Session)
+    for session in sessions:
+        session.pause()
+    try:
+        yield
+    finally:
+        for session in sessions:
+            session.resume()
+
+
+def _check_arguments(model: Any, loss_fn: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module, got {type(model).__name__}; check several one after the other")
+    if not callable(loss_fn):
+        raise ConfigError(f"loss_fn must be a function of output and target, got {type(loss_fn).__name__}")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ConfigError("model has lazy parameters without a shape; run one forward before check")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("model has no parameter that requires a gradient; unfreeze what is to be trained")
+
+
+def _optimizers(given: Any) -> list[Optimizer]:
+    several = [] if given is None else list(given) if isinstance(given, (tuple, list)) else [given]
+    for one in several:
+        if not isinstance(one, Optimizer):
+            raise ConfigError(f"optimizer must be a torch.optim.Optimizer or a list of them, got {type(one).__name__}")
+    return several
 
 
 def _parts(batch: Any) -> tuple[Any, Any]:
@@ -95,22 +132,36 @@ def _parts(batch: Any) -> tuple[Any, Any]:
     return batch[0], batch[1]
 
 
+class _Loss(NamedTuple):
+    """What the loss was given, and whether it is a number."""
+
+    given: Judged
+    finite: bool
+
+
 def _one_step(
     session: Session, model: nn.Module, batch: tuple[Any, Any], loss_fn: Callable[[Any, Any], Tensor]
-) -> tuple[tuple[str, Any, Any], Snapshot | None]:
-    """Class of the loss, outputs and targets that it was given; and what the step has shown."""
+) -> tuple[_Loss, tuple[str, str]]:
+    """The loss; and the layer and the activation that the outputs came from."""
     if not model.training:
         model.train()
     session.begin_step(0)
-    with torch.enable_grad():
-        loss, judged = call_loss(loss_fn, _call(model, batch[0]), batch[1])
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ConfigError(f"loss_fn must give a single number, got {shape}; reduce it with mean() or sum()")
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+    compiled = any(hasattr(module, "_orig_mod") for module in model.modules())  # whose hooks would be compiled too
+    outputs = Outputs([] if compiled else named_modules({"": model}))
+    try:
+        with torch.enable_grad():
+            loss, given = call_loss(loss_fn, _call(model, batch[0]), batch[1])
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise ConfigError(f"loss_fn must give a single number, got {shape}; reduce it with mean() or sum()")
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+    finally:
+        outputs.close()
     session.before_update((), None)
-    return judged, session.end_step(0)
+    session.end_step(0)
+    head = outputs.layer_of(given.output), kind_of(given.output)
+    return _Loss(given, bool(torch.isfinite(loss.detach()).all())), head
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:
@@ -119,28 +170,28 @@ def _call(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
-def _wiring(model: nn.Module, optimizer: Optimizer | None) -> Iterator[Verdict]:
-    """Modules whose parameters no gradient reaches, and parameters that the optimizer does not hold."""
-    held = None if optimizer is None else ids_of([optimizer])
+def _wiring(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Verdict]:
+    """Parameters that no gradient reaches, or that no optimizer holds, by module."""
     if all(p.grad is None for p in model.parameters()):
-        yield _no_gradient("", "the loss is connected with none of its parameters", _UNREACHED)
+        yield _no_gradient("", "the model: the loss is connected with none of its parameters", _UNREACHED)
         return
-    for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if not own:
-            continue
-        if all(p.grad is None for p in own):
-            yield _no_gradient(name, "no gradient of the loss reaches it in this batch", _UNREACHED)
-        elif held is not None and (left := [p for p in own if id(p) not in held]):
-            parts = "" if len(left) == len(own) else _named(module, left) + " of "
-            yield _no_gradient(
-                name, f"the optimizer does not hold {parts}its parameters: they will not change", _UNHELD
-            )
+    held = ids_of(optimizers)
+    for name, module in named_modules({"": model}):
+        own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
+        unreached = [n for n, p in own.items() if p.grad is None]
+        unheld = [n for n, p in own.items() if id(p) not in held] if optimizers else []
+        if unreached:
+            yield _lost(name, unreached, own, "no gradient of the loss reaches {} in this batch", _UNREACHED)
+        elif unheld:
+            yield _lost(name, unheld, own, "no optimizer holds {}: nothing will change there", _UNHELD)
 
 
-def _named(module: nn.Module, parameters: Sequence[nn.Parameter]) -> str:
-    ids = {id(p) for p in parameters}
-    return ", ".join(name for name, p in module.named_parameters(recurse=False) if id(p) in ids)
+def _lost(module: str, lost: Sequence[str], own: Mapping[str, Any], what: str, why: _Why) -> Verdict:
+    """Told of a module; of the root, which is the whole model, by its parameters."""
+    names = ", ".join(lost)
+    if not module:
+        return _no_gradient(lost[0], f"{names}: {what.format('it' if len(lost) == 1 else 'them')}", why)
+    return _no_gradient(module, f"{module}: {what.format('it' if len(lost) == len(own) else 'its ' + names)}", why)
 
 
 _UNREACHED = (
@@ -153,16 +204,16 @@ _UNHELD = (
 )
 
 
-def _no_gradient(name: str, message: str, why: tuple[str, tuple[str, ...]]) -> Verdict:
+def _no_gradient(name: str, message: str, why: _Why) -> Verdict:
     return Verdict(
-        rule="no-gradient", severity="warning", layer=name, message=f"{name or 'the model'}: {message}",
+        rule="no-gradient", severity="warning", layer=name, message=message,
         evidence={"healthy": "every trainable parameter has a gradient and an optimizer"},
         cause=why[0], advice=why[1], source=_SOURCE,
     )  # fmt: skip
 
 
 def _twins(model: nn.Module) -> Iterator[Verdict]:
-    modules = dict(model.named_modules())
+    modules = dict(named_modules({"": model}))
     for name, units in twin_layers(modules.items()):
         if has_gradient(modules[name]):
             yield Verdict(
@@ -175,17 +226,19 @@ def _twins(model: nn.Module) -> Iterator[Verdict]:
             )  # fmt: skip
 
 
-def _head(snapshot: Snapshot | None, judged: tuple[str, Any, Any]) -> Iterator[Verdict]:
-    loss, output, target = judged
-    facts = read_output(output, target)
+def _head(given: Judged, head: tuple[str, str]) -> Iterator[Verdict]:
+    facts = read_output(given.output, given.target)
     if facts:
-        layer, kind = _last(snapshot)
-        yield from judge_head(Head(loss=loss, layer=layer, kind=kind, **facts))
+        yield from judge_head(Head(loss=given.loss, layer=head[0], kind=head[1], **facts))
 
 
-def _last(snapshot: Snapshot | None) -> tuple[str, str]:
-    sites = [] if snapshot is None else sorted(snapshot.sites.items(), key=lambda item: item[1].order)
-    return (sites[-1][0], sites[-1][1].kind) if sites else ("", "")
+def _loss_not_finite() -> Verdict:
+    return Verdict(
+        rule="non-finite", severity="error", layer="", message="the loss is no finite number, though the outputs are",
+        evidence={"healthy": "a finite loss"}, cause="targets or outputs out of range: a logarithm of 0, an overflow",
+        advice=("look at the targets of this batch", "scale the targets", "add an epsilon in the logarithm or root"),
+        source="IEEE 754: what is computed from NaN or infinity is lost",
+    )  # fmt: skip
 
 
 def _finding(verdict: Verdict) -> Finding:

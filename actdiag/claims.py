@@ -34,6 +34,11 @@ class Claims:
         held = [ref() for ref in self._held.get(thing, {}).get(prefix, ())]
         return [holder for holder in held if isinstance(holder, kind) and not holder.closed]
 
+    def all_of(self, kind: type[H]) -> list[H]:
+        """Every holder of a kind that is not closed, of any thing and prefix."""
+        held = [ref() for prefixes in self._held.values() for refs in prefixes.values() for ref in refs]
+        return list({id(one): one for one in held if isinstance(one, kind) and not one.closed}.values())
+
     def take(self, thing: object, prefix: str, holder: Holder) -> None:
         """`holder` holds it from now on, beside those who still do."""
         held = self._held.setdefault(thing, {})

@@ -18,6 +18,7 @@ from actdiag import __version__
 
 if TYPE_CHECKING:
     from actdiag.diagnose.terms import Terms
+    from actdiag.report.run import Run
 
 OK, FAILED, USAGE, NOTHING, UNWRITTEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _MOST_DIGITS = 18
@@ -86,7 +87,9 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "judge again", "from the recorded numbers; without these: as the training was told"
     )
     again.add_argument("--rejudge", action="store_true", help="by today's rules, on their own terms")
-    again.add_argument("--ignore", action="append", default=[], metavar="RULE[:LAYERS]", help="findings to drop")
+    again.add_argument(
+        "--ignore", action="append", default=[], metavar="RULE[:LAYERS]", help="findings to drop, as they were told"
+    )
     for name, pair, what in (
         ("limits", "NAME=NUMBER", "thresholds"),
         ("severities", "RULE[:LAYERS]=SEVERITY", "info, warning, error or off"),
@@ -129,38 +132,56 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from actdiag.diagnose.finding import at_least
     from actdiag.report.document import render_json
-    from actdiag.report.judged import judge_again
     from actdiag.report.read import ReadError, read_runs
     from actdiag.report.text import render_markdown, render_text
 
     try:
-        terms = _terms(arguments)
-    except ValueError as error:
-        return _complain(f"actdiag report: {error}", USAGE)
-    try:
         runs = read_runs(arguments.logdir)
-        if terms is not None:
-            runs = [judge_again(run, terms) for run in runs]
+        terms = _terms(arguments, {finding.rule for run in runs for finding in run.findings})
     except ReadError as error:
         return _complain(f"actdiag report: {error}", NOTHING)
     except OSError as error:
         return _complain(f"actdiag report: {arguments.logdir} cannot be read ({error.strerror})", NOTHING)
+    except ValueError as error:
+        return _complain(f"actdiag report: {error}", USAGE)
+    failures = set[str]()
+    runs = [_judged(run, terms, failures, again=_again(arguments)) for run in runs]
+    if failures:
+        _complain(f"actdiag report: rules that failed, so that findings are missing: {', '.join(failures)}", USAGE)
     severe = [run.worst for run in runs if run.worst is not None]
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
     render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
-    return _say(render(runs), FAILED if failed else OK)
+    return _say(render(runs), USAGE if failures else FAILED if failed else OK)
 
 
-def _terms(arguments: argparse.Namespace) -> Terms | None:
-    """Terms on which to judge again; None to leave what was told. Raises ValueError for terms that cannot be."""
+def _again(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.rejudge or arguments.limits or arguments.severities or arguments.rules)
+
+
+def _judged(run: Run, terms: Terms, failures: set[str], *, again: bool) -> Run:
+    from actdiag.report.judged import drop, judge_again
+
+    if not again:
+        return drop(run, terms)
+    judged, broken = judge_again(run, terms)
+    failures.update(broken)
+    return judged
+
+
+def _terms(arguments: argparse.Namespace, told: set[str]) -> Terms:
+    """Terms on which to judge; `told`: rules of the findings in the log, which may be a user's.
+
+    Raises ValueError for terms that cannot be.
+    """
     from actdiag.diagnose.judge import RULES
     from actdiag.diagnose.terms import parse_terms
 
-    given = {name: dict(getattr(arguments, name)) for name in ("limits", "severities", "rules")}
-    if not (arguments.rejudge or arguments.ignore or any(given.values())):
-        return None
-    limits = {name: _number(name, text) for name, text in given.pop("limits").items()}
-    return parse_terms(RULES, ignore=arguments.ignore, limits=limits, **given)
+    if arguments.rules:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it: rules lie beside the training
+    limits = {name: _number(name, text) for name, text in arguments.limits}
+    own, severities = dict(arguments.rules), dict(arguments.severities)
+    known = [*RULES, *sorted(told - RULES.keys() - own.keys())]
+    return parse_terms(known, ignore=arguments.ignore, limits=limits, severities=severities, rules=own)
 
 
 def _number(name: str, text: str) -> float:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 __all__ = ["ConfigError", "Options", "build_options", "changed_options"]
@@ -101,10 +102,8 @@ def _unit_dims(value: Any) -> str | None:
 
 def _names_to(kind: type) -> Check:
     def check(value: Any) -> str | None:
-        ok = isinstance(value, Mapping) and all(
-            isinstance(k, str) and isinstance(v, (kind, int)) for k, v in value.items()
-        )
-        return None if ok else f"a mapping from names to {'numbers' if kind is float else 'texts'}"
+        ok = isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+        return None if ok else f"a mapping from names to {'numbers' if kind is Real else 'texts'}"
 
     return check
 
@@ -210,7 +209,7 @@ class Options:
     limits: Mapping[str, float] = _option(
         {},
         "thresholds of the rules, by their names in actdiag.diagnose.limits: {'dead_warning': 0.6}",
-        _names_to(float),
+        _names_to(Real),
     )
     severities: Mapping[str, str] = _option(
         {}, "'rule' or 'rule:layer pattern' -> 'info', 'warning', 'error' or 'off'", _names_to(str)

@@ -26,6 +26,7 @@ from actdiag.report.run import Run
 from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
+from actdiag.state import terms_of
 
 __all__ = ["ActivationMonitor", "logged_step"]
 
@@ -57,6 +58,7 @@ class _Hooks:
             del options["log_every_n_steps"]
         self._given = options
         self._options = build_options(options)
+        terms_of(self._options)  # what cannot be judged on is said now, and not when the training starts
         self._session: Session | None = None
         self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
         self._saved: Mapping[str, Any] = {}

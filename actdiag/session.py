@@ -52,14 +52,14 @@ class Session:
         options: Options,
         *,
         owner: object | None = None,
-        speaks: bool = True,
+        guest: bool = False,
     ) -> None:
-        """`owner`: whose sessions may observe one model side by side (a Trainer with two callbacks); `speaks`: logs."""
+        """`owner`: whose sessions observe one model side by side. `guest`: logs nothing, and takes nobody's place."""
         terms = terms_of(options)
         models = named_models(model)
         self.options = options
         self.ranks = Ranks(options, models.values())
-        self.outlet = Outlet(options, (), speaks=speaks and self.ranks.leads)
+        self.outlet = Outlet(options, (), speaks=self.ranks.leads and not guest)
         self.collector = Collector(models, options)
         self._parameters = ParameterWatch(
             [(name, unwrap(module)) for name, module in models.items()],
@@ -84,9 +84,9 @@ class Session:
         self.epoch: int | None = None
         self.next_step = 0
         self._stepped = False
-        self._coverage = Coverage(self.collector, speaks=speaks and self.ranks.leads)
+        self._coverage = Coverage(self.collector, speaks=self.ranks.leads and not guest)
         self._owner = weakref.ref(owner) if owner is not None else None
-        self._take(models.values())
+        self._take(() if guest else models.values())
 
     def _take(self, models: Iterable[nn.Module]) -> None:
         """One monitor a model and prefix: an earlier one (of a notebook cell that is run again) is closed."""

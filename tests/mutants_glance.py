@@ -14,10 +14,13 @@ GLANCE = {
         ("bins weigh the same", "n_B1 * density_BC**2 / (rate_BC * (1 - rate_BC))", "n_B1 + 0 * z_BC"),
         ("a bin forgets its first half", "samples=self.samples + float", "samples=float"),
         ("dead units are dying too", "dying_C = alive_C & ", "dying_C = "),
+        ("forecasts lie in the past", "clip(min=self.last_step + 1)", "clip(min=step_B[-1])"),
+        ("forecasts know of full bins only", "if self.filling is None else (self.filling,)", "or (self.filling,)"),
     ],
     ("diagnose/rules/dying.py", "test_trend"): [
         ("the dead are forecast once more", "silent < goal <= silent", "goal <= silent"),
         ("one dying unit is told", "site.dying_units / site.units < limits.dying_fraction", "False"),
+        ("the dying are told dead", "open for fewer than 3 samples of a whole window by", "are dead by"),
     ],
     ("collect/glance.py", "test_glance"): [
         ("a look never watches closer", "closer |= now.last >=", "closer |= now.last < 0 >="),
@@ -31,6 +34,17 @@ GLANCE = {
             "self._most[key] = silence(known.evidence.ages_3C, self._window)",
             "self._most[key] = NO_SILENCE",
         ),
+    ],
+    ("collect/recent.py", "test_glance"): [
+        ("a look goes back to the last recorded step", "min(enough, len(self._stamps) - 1 - observations)", "0"),
+        ("a look goes back too few samples", "self._totals[-1] - samples) - 1", "self._totals[-1] - samples)"),
+        ("a look goes back too few batches", "min(enough, len(self._stamps) - 1 - observations)", "enough"),
+        ("a look forgets what lies far back", "np.diff(totals, prepend=0.0)", "np.diff(totals, prepend=totals[0])"),
+    ],
+    ("collect/schedule.py", "test_schedule"): [
+        ("a resumed run is not attentive", "max(schedule._attentive_until, until)", "schedule._attentive_until"),
+        ("a resumed run forgets what it has recorded", "-1 if recorded is None else recorded", "-1"),
+        ("attention goes on unasked", "if schedule.attentive and until", "if until"),
     ],
     ("collect/schedule.py", "test_glance"): [
         ("merging ranks watch as they like", " and self._agreed is None\n", "\n"),

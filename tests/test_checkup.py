@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -143,7 +144,7 @@ def test_a_part_of_a_layer_that_the_optimizer_does_not_hold_is_named() -> None:
     model = net()
     held = [p for name, p in model.named_parameters() if name != "0.bias"]
     found = check(model, data(), nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(held, lr=0.1))
-    assert [f.message for f in found] == ["0: the optimizer does not hold bias of its parameters: they will not change"]
+    assert [f.message for f in found] == ["0: no optimizer holds its bias: nothing will change there"]
 
 
 def test_inputs_of_a_large_size_are_told_as_information() -> None:
@@ -384,10 +385,177 @@ def test_a_compiled_loss_is_called_as_it_is() -> None:
 
 def test_a_head_of_which_nothing_is_known_is_not_judged() -> None:
     unknown = Head(
-        loss="", layer="", kind="", output_shape=(), target_shape=(), rows_are="", output_low=None, output_high=None,
-        target_low=None, target_high=None,
+        loss="", layer="", kind="", output_shape=(), target_shape=(), rows_are="", compared=0, output_low=None,
+        output_high=None, target_low=None, target_high=None,
     )  # fmt: skip
     assert list(judge_head(unknown)) == []
+
+
+class Built(nn.Module):
+    """A network whose forward is given."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **parts: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Sequential(nn.Linear(12, 16), nn.ReLU()), nn.Linear(16, 1)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self._how = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self._how(self, self.body(x))
+
+
+HEADS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "scaled": lambda m, h: 10 * torch.tanh(m.head(h)),
+    "tied": lambda m, h: nn.functional.linear(h, m.head.weight),
+    "gated": lambda m, h: m.head(h) * torch.sigmoid(m.other(h)),
+    "two, the first is used": lambda m, h: (m.head(h), torch.sigmoid(m.other(h))),
+    "spread beside it": lambda m, h: (m.head(h), nn.functional.softplus(m.other(h))),
+    "pooled by attention": lambda m, h: (torch.softmax(m.other(h)[:, None], 1) * m.head(h)[:, None]).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_lies_beside_or_before_the_head_says_nothing_of_it(name: str) -> None:
+    def loss(output: Any, target: Tensor) -> Tensor:
+        return nn.functional.mse_loss(output[0] if isinstance(output, tuple) else output, target)
+
+    model = Built(HEADS[name], other=nn.Linear(16, 1))
+    if name in ("scaled", "tied"):
+        del model.other
+    assert [rule for rule, *_ in told(model, regression(-9, 9), loss) if rule == INIT] == []
+
+
+def test_a_loss_that_scales_the_outputs_is_judged_by_what_it_is_given() -> None:
+    model = net(nn.Sigmoid(), out=1)
+    assert told(model, regression(-9, 9), lambda o, t: nn.functional.mse_loss(20 * o - 10, t)) == []
+    assert told(model, regression(-9, 9), lambda o, t: nn.functional.mse_loss(t, o)) == [(INIT, "warning", "3")]
+
+
+def test_an_activation_called_as_a_function_is_a_head_too() -> None:
+    model = Built(lambda m, h: torch.sigmoid(m.head(h)).reshape(-1, 1))
+    found = [f for f in check(model, regression(-9, 9), nn.MSELoss()) if f.rule == INIT and f.severity != "info"]
+    assert [f.message.partition(":")[0] for f in found] == ["the output"] and "Sigmoid" in found[0].message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_log_probabilities_are_recognized_to_the_rounding_of_their_type(dtype: torch.dtype) -> None:
+    x, y = data()
+    assert told(net(nn.LogSoftmax(1)).to(dtype), (x.to(dtype), y), nn.NLLLoss()) == []
+    assert told(net(nn.LogSoftmax(0)).to(dtype), (x[0].to(dtype), y[0]), nn.NLLLoss()) == [], "one sample, no batch"
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_shapes_that_only_lose_a_dimension_are_not_stretched() -> None:
+    x, _ = data()
+    assert told(net(out=1), (x, torch.tensor(1.0)), nn.MSELoss()) == [], "one target for all is meant"
+    found = [message for message in told(net(out=1), (x[:1], torch.ones(1)), nn.MSELoss()) if message[0] == INIT]
+    assert found == []
+
+
+def test_a_loss_that_is_no_number_is_told() -> None:
+    x, y = regression()
+    found = check(net(out=1), (x, y * 1e25), nn.MSELoss())
+    assert [(f.rule, f.severity, f.layer) for f in found][:1] == [("non-finite", "error", "")]
+    y[0] = float("nan")
+    assert check(net(out=1), (x, y), nn.MSELoss())[0].rule == "non-finite"
+
+
+def test_parameters_of_the_model_itself_are_told_by_their_names() -> None:
+    model = Built(lambda m, h: m.head(h))
+    model.token = nn.Parameter(torch.zeros(3))
+    assert told(model, regression(), nn.MSELoss()) == [("no-gradient", "warning", "token")]
+    model.head.scale = nn.Parameter(torch.ones(1))
+    found = check(model, regression(), nn.MSELoss())
+    assert "head: no gradient of the loss reaches its scale in this batch" in [f.message for f in found]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
+@pytest.mark.parametrize("part", ["whole", "block"])
+def test_a_compiled_model_is_checked_under_the_names_it_was_written_with(part: str) -> None:
+    model = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Sequential(nn.ReLU(), nn.Linear(16, 5))).eval()
+    model.spare_layer = nn.Linear(2, 2)
+    model.forward = lambda x: model[2](model[1](model[0](x)))  # type: ignore[method-assign]
+    if part == "block":
+        model[2] = torch.compile(model[2], backend="eager")
+    given = torch.compile(model, backend="eager") if part == "whole" else model
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    flags = [m.training for m in model.modules()]
+    found = check(given, data(), nn.CrossEntropyLoss())  # type: ignore[arg-type]
+    assert [(f.rule, f.layer) for f in found] == [("no-gradient", "spare_layer")]
+    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
+    assert [m.training for m in model.modules()] == flags and torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_a_forward_changes_and_optimizers_in_the_backward_are_put_back() -> None:
+    class Bounded(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.1)
+            return super().forward(x)
+
+    model = nn.Sequential(Bounded(12, 16), nn.ReLU(), nn.Linear(16, 5))
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    steps: list[int] = []
+
+    def step(p: Tensor) -> None:
+        steps.append(1)
+        optimizers[p].step()  # type: ignore[index]
+        p.grad = None
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    before, data_before = copy.deepcopy(model.state_dict()), model[0].weight.data_ptr()
+    assert told(model) == [] and steps == []
+    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
+    assert model[0].weight.data_ptr() == data_before
+    model(data()[0]).sum().backward()
+    assert len(steps) == 4, "they are on again"
+
+
+def test_gradients_of_inputs_and_of_modules_that_the_loss_holds_are_put_back() -> None:
+    class Critic:
+        def __init__(self) -> None:
+            self.net = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 1))
+
+        def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+            return self.net(output).square().mean() + nn.functional.cross_entropy(output, target)
+
+    loss, extra = Critic(), nn.Linear(5, 1)
+    x, y = data()
+    x.requires_grad_()
+    for one in (loss, loss.__call__, functools.partial(loss), lambda o, t: loss(o, t) + 0 * extra(o).sum()):
+        check(net(), (x, y), one)
+        assert all(p.grad is None for p in [*loss.net.parameters(), *extra.parameters()]) and x.grad is None
+        assert int(loss.net[0].num_batches_tracked) == 0
+
+
+def test_a_monitor_of_the_same_model_sees_nothing_of_it() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, max_overhead=None, log_every_n_steps=1, prefix="check") as monitor:
+        check(model, data(), nn.CrossEntropyLoss())
+        nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
+        optimizer.step()
+        assert monitor.latest is not None and monitor.latest.sites["1"].samples == N
+        assert not monitor._session.closed
+
+
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        ({"model": {"a": nn.Linear(2, 2)}}, "model must be an nn.Module, got dict"),
+        ({"loss_fn": None}, "loss_fn must be a function of output and target, got NoneType"),
+        ({"optimizer": [3]}, "optimizer must be a torch.optim.Optimizer or a list of them, got int"),
+        ({"optimizer": iter([])}, "optimizer must be a torch.optim.Optimizer or a list"),
+        ({"detail": "full"}, "detail cannot be given to check"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_said(given: dict[str, Any], words: str) -> None:
+    arguments = {"model": net(), "batch": data(), "loss_fn": nn.CrossEntropyLoss(), **given}
+    with pytest.raises(ConfigError) as caught:
+        check(**arguments)
+    assert words in str(caught.value)
 
 
 def test_the_function_is_public_and_no_module_takes_its_place() -> None:

@@ -13,10 +13,11 @@ from torch import nn
 
 from actdiag import ConfigError, Monitor
 from actdiag.collect.glance import Glance, Sight, silence
-from actdiag.collect.memory import Memory
-from actdiag.collect.recent import Recent
+from actdiag.collect.memory import Known, Memory
+from actdiag.collect.recent import Openings, Recent
 from actdiag.collect.schedule import ATTENTIVE_STEPS, RECORD_GAP_STEPS, Schedule
 from actdiag.collect.site import Site
+from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES, UnitEvidence
 from actdiag.config import Options
 from actdiag.snapshot import Snapshot
 
@@ -102,6 +103,39 @@ def test_a_site_without_watch_or_memory_is_passed_over() -> None:
     assert bench.look(20) == Sight(False, False), "nothing is remembered of it yet"
     none = cast(Site, SimpleNamespace(recent=None))
     assert bench.glance.look({KEY: none}, bench.memory) == Sight(False, False)
+
+
+@pytest.mark.parametrize("batch,window", [(1, 200), (1, 400), (8, 512), (32, 2048), (64, 320), (500, 2048)])
+def test_a_look_at_the_latest_observations_sees_what_a_look_at_all_of_them_does(batch: int, window: int) -> None:
+    random = np.random.default_rng(batch + window)
+    recent, rate_C = Recent(UNITS, torch.device("cpu")), np.geomspace(1e-5, 0.05, UNITS)
+    known = UnitEvidence.empty(UNITS, window)
+    for step in range(700):
+        samples = int(random.integers(1, 2 * batch + 1))
+        opens_C = random.binomial(samples, rate_C * (step < 500)) * (np.arange(UNITS) > 3)
+        recent.observe(torch.tensor(opens_C, dtype=torch.float32), samples, step // 2)
+        whole, late = (
+            recent.openings(),
+            recent.openings(samples=max(window, SUSPECT_SAMPLES), observations=MIN_OBSERVATIONS),
+        )
+        assert whole is not None and late is not None
+        assert silence(known.absorb(late).ages_3C, window) == silence(known.absorb(whole).ages_3C, window)
+        assert late.samples_T.sum() == whole.samples_T.sum() and np.array_equal(late.last_C, whole.last_C)
+
+
+def test_a_look_costs_the_same_however_long_no_step_has_been_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, counted, add = Bench(window=640), [], Memory.with_seen
+
+    def counting(self: Memory, known: Known, seen: Openings) -> Known:
+        counted.append(len(seen.stamps_T))
+        return add(self, known, seen)
+
+    bench.record(0)
+    monkeypatch.setattr(Memory, "with_seen", counting)
+    looks(bench, [9] * 500)
+    assert len(counted) == 500 and max(counted) == 640 // BATCH + 1, "a window, and one for all before it"
+    recent = cast(Recent, bench.site.recent)
+    assert len(recent.times()[0]) == 500, "a recorded step is told each"
 
 
 def test_no_units_are_no_silence() -> None:

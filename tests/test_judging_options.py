@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,15 +104,22 @@ def test_a_verdict_that_nothing_speaks_of_is_left_as_it_is() -> None:
         ({"limits": {"dead_warning": float("nan")}}, "must be a number from 0 to 1"),
         ({"limits": {"dead_warning": True}}, "must be a number from 0 to 1"),
         ({"limits": {"input_rms": float("inf")}}, "must be a number of at least 0"),
-        ({"limits": {"dead_narrow_units": 3.5}}, "limits['dead_narrow_units'] must be a whole number of at least 0"),
+        ({"limits": {"dead_narrow_units": 3.5}}, "limits['dead_narrow_units'] must be a whole number of at least 1"),
         ({"limits": {"dead_warning": "0.5"}}, "limits must be a mapping from names to numbers"),
         ({"limits": [0.5]}, "limits must be a mapping from names to numbers"),
+        ({"limits": {"exploding_history": 0}}, "must be a whole number of at least 1, such as 3; got 0"),
+        ({"limits": {"fp16_smallest": 10}}, "must be a whole number from -149 to -1, such as -24; got 10"),
+        ({"limits": {"stalled_rise": 10**400}}, "limits['stalled_rise'] must be a number of at least 0"),
+        ({"rules": {"cold": "math"}}, "'math' names no function"),
         ({"rules": {"Cold": cold}}, "rules names a rule 'Cold'; a slug is of lower-case words and '-'"),
         ({"rules": {"dead-units": cold}}, "rules names 'dead-units', which is one of actdiag's; give yours another"),
         ({"rules": {"cold": 3}}, "rules must be a mapping from names to functions"),
         ({"rules": {"cold": "nowhere:rule"}}, "rules['cold'] must be a function or 'package.module:function'"),
         ({"rules": {"cold": "math:nothing"}}, "'math:nothing': AttributeError"),
-        ({"rules": {"cold": "math:pi"}}, "rules['cold'] must name a function; 'math:pi' is float"),
+        (
+            {"rules": {"cold": "math:pi"}},
+            "'package.module:function'; 'math:pi' is float",
+        ),
         ({"ignore": ["cold"]}, "ignore names no rule 'cold'"),
         ({"severities": "off"}, "severities must be a mapping from names to texts"),
     ],
@@ -174,6 +182,7 @@ def test_a_rule_of_ones_own_is_told_as_the_others_are() -> None:
     "given",
     [
         "text", 3, None,
+        Verdict(rule="odd", severity="warning", layer="", message="", evidence=[1]),  # type: ignore[arg-type]
         Verdict(rule="other", severity="warning", layer="", message=""),
         Verdict(rule="odd", severity="fatal", layer="", message=""),  # type: ignore[arg-type]
     ],
@@ -187,6 +196,61 @@ def test_a_rule_of_ones_own_that_gives_no_verdict_is_switched_off_with_one_warni
     assert [f.rule for f in ledger.findings] == ["cold"], "the others go on"
     warned = [r.message for r in caplog.records if "rule odd failed" in r.message]
     assert len(warned) == 1
+
+
+def test_a_rule_of_ones_own_that_forgot_to_yield_is_told_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    Ledger(terms(rules={"odd": lambda history, limits: None})).judge(at(0, 0))
+    assert "it gave None; yield Verdicts" in caplog.text
+
+
+def test_a_rule_of_ones_own_that_exits_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def leave(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
+        raise SystemExit(3)
+
+    Ledger(terms(rules={"odd": leave})).judge(at(0, 0))
+    assert "rule odd failed" in caplog.text
+
+
+def test_a_rule_of_ones_own_is_resolved_wherever_it_points() -> None:
+    def once(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
+        if history[-1].step == 0:
+            yield Verdict(rule="once", severity="info", layer="nowhere", message="m", cause=None)  # type: ignore[arg-type]
+
+    ledger = Ledger(terms(rules={"once": once}))
+    for step in range(3):
+        ledger.judge(at(step, 0))
+    assert [(f.cause, f.resolved_step) for f in ledger.findings] == [("", 2)]
+
+
+def test_a_rule_of_ones_own_cannot_change_what_others_see() -> None:
+    def clear(history: Any, limits: Limits) -> list[Verdict]:
+        history.clear()
+        return []
+
+    ledger = Ledger(terms(rules={"clear": clear, "cold": cold}))
+    ledger.judge(at(0, 0))
+    assert [f.rule for f in ledger.findings] == ["cold"] and ledger.broken == ["clear"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"fp16_smallest": -24}, {"dead_warning": np.float32(0.5)},
+        {"dead_narrow_units": np.int64(4)},        {"dead_warning": 0, "dead_info": 0}, {"vanishing_error": 1e-5},
+        {"dead_warning": 0.9},
+    ],
+)  # fmt: skip
+def test_limits_that_can_be_are_taken(limits: dict[str, Any]) -> None:
+    found = terms(limits=limits).limits
+    assert all(getattr(found, name) == value for name, value in limits.items())
+    assert all(type(getattr(found, name)) is type(getattr(Limits(), name)) for name in limits)
+
+
+def test_the_callback_says_at_construction_what_cannot_be() -> None:
+    from actdiag.lightning import ActivationMonitor
+
+    with pytest.raises(ConfigError, match="limits names no limit 'nope'"):
+        ActivationMonitor(limits={"nope": 1})
 
 
 def test_the_rule_in_the_documentation_works() -> None:
@@ -203,13 +267,25 @@ def test_the_rule_in_the_documentation_works() -> None:
 
 def test_evidence_of_ones_own_may_be_anything_and_is_told_as_plain_values() -> None:
     def odd(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
-        evidence = {"tensor": torch.ones(2), "n": np.float64(2), 3: (1, 2)}
+        evidence = {
+            "tensor": torch.ones(2),
+            "one": torch.tensor(1.5),
+            "n": np.float32(2),
+            "yes": np.bool_(1),
+            3: (1, 2),
+        }
         return [Verdict(rule="odd", severity="info", layer="act", message="m", evidence=evidence, advice="one")]  # type: ignore[arg-type]
 
     ledger = Ledger(terms(rules={"odd": odd}))
     ledger.judge(at(0, 0))
     [found] = ledger.findings
-    assert found.evidence == {"tensor": "tensor([1., 1.])", "n": 2.0, "3": [1, 2]} and found.advice == ("one",)
+    assert found.evidence == {
+        "tensor": "tensor([1., 1.])",
+        "one": 1.5,
+        "n": 2.0,
+        "yes": True,
+        "3": [1, 2],
+    } and found.advice == ("one",)
     json.dumps(found.to_dict())
 
 
@@ -238,7 +314,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Finding
 def test_a_log_judged_again_tells_what_the_training_was_told(logged: tuple[Path, list[Finding]]) -> None:
     [run] = read_runs(logged[0])
     assert [f.rule for f in logged[1]].count("dead-units") == 1
-    again = [f.to_dict() for f in judge_again(run, Terms()).findings]
+    again = [f.to_dict() for f in judge_again(run, Terms())[0].findings]
     assert again == [f.to_dict() for f in run.findings]
     assert [(f["rule"], f["layer"], f["step"]) for f in again] == [(f.rule, f.layer, f.step) for f in logged[1]]
 
@@ -263,6 +339,38 @@ def test_a_report_fails_on_terms_of_ones_own(
     assert ("dead-units" in capsys.readouterr().out) is ("dead-units" not in options)
 
 
+def test_a_rule_that_fails_on_a_log_is_no_success(
+    logged: tuple[Path, list[Finding]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rules", f"odd={__name__}:told", "--fail-on", "error", "--ignore", "dead-units"]
+    assert main(["report", str(logged[0]), *options]) == USAGE
+    assert "rules that failed, so that findings are missing: odd" in capsys.readouterr().err
+
+
+def test_what_is_ignored_leaves_the_rest_as_it_was_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, optimizer = half_dead()
+    given: dict[str, Any] = {"log_dir": tmp_path, "max_overhead": None, "log_every_n_steps": 5}
+    rules = {"cold": always}
+    with Monitor(
+        model, optimizer, watch_every_n_steps=1, severities={"dead-units": "error"}, rules=rules, **given
+    ) as m:
+        train(m, model, optimizer, 41)
+    report = ["report", str(tmp_path), "--fail-on", "error"]
+    assert main([*report, "--ignore", "cold"]) == FAILED, "dead units are still an error"
+    assert main([*report, "--ignore", "cold", "--ignore", "dead-units"]) == OK
+    assert main([*report, "--rejudge"]) == OK, "what the training had set is forgotten"
+    capsys.readouterr()
+
+
+def test_rules_beside_the_training_are_found(
+    logged: tuple[Path, list[Finding]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rules_of_mine.py").write_text("def nothing(history, limits):\n    return []\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["report", str(logged[0]), "--rules", "mine=rules_of_mine:nothing"]) == OK
+
+
 def always(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
     return [Verdict(rule="cold", severity="error", layer="", message="cold")]
 
@@ -279,10 +387,10 @@ def always(history: Sequence[Snapshot], limits: Limits) -> list[Verdict]:
     ],
 )
 def test_terms_that_cannot_be_are_said_with_the_status_of_wrong_usage(
-    tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    logged: tuple[Path, list[Finding]], options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        status: Any = main(["report", str(tmp_path), *options])
+        status: Any = main(["report", str(logged[0]), *options])
     except SystemExit as error:  # argparse's own
         status = error.code
     assert status == USAGE and words in capsys.readouterr().err

@@ -95,6 +95,54 @@ def test_R59_a_restored_schedule_decides_as_if_it_had_never_been_saved(cut: int)
     assert told(options, again, range(cut, 40)) == whole[cut:], "a step that has begun and not ended begins again"
 
 
+HEEDED = {104: {"closer": True, "record": False}, 130: {"closer": False, "record": True}}
+HEEDED |= {step: {"closer": False, "record": True} for step in (132, 151, 153)}
+
+
+def heeding(options: Options, schedule: Schedule, steps: range) -> list[str]:
+    """The modes of steps, where looks after some of them ask for something."""
+    modes = []
+    for step in steps:
+        modes.append(schedule.decide(step))
+        if step in HEEDED:
+            schedule.heed(step, **HEEDED[step])
+    return modes
+
+
+@pytest.mark.parametrize("cut", [1, 20, 63, 64, 104, 105, 106, 131, 132, 133, 139, 140, 151, 152, 153, 154, 168, 169])
+def test_R59_a_restored_schedule_watches_as_closely_and_records_no_earlier(cut: int) -> None:
+    options = Options(log_every_n_steps=50, watch_every_n_steps=4, max_overhead=None, attentive=True)
+    whole = heeding(options, Schedule(options), range(240))
+    first = Schedule(options)
+    assert heeding(options, first, range(cut)) == whole[:cut]
+    assert heeding(options, Schedule.restored(first.state(cut), options), range(cut, 240)) == whole[cut:]
+    first.decide(cut)
+    again = Schedule.restored(first.state(cut), options)
+    assert heeding(options, again, range(cut, 240)) == whole[cut:], "a step that has begun and not ended begins again"
+
+
+def test_R59_a_state_of_before_attention_is_that_of_a_run_without_it() -> None:
+    options = Options(log_every_n_steps=50, watch_every_n_steps=4, max_overhead=None, attentive=True)
+    schedule = Schedule(options)
+    heeding(options, schedule, range(110))
+    state = schedule.state(110)
+    old = {name: value for name, value in state.items() if name not in ("attentive_until", "recorded")}
+    assert set(state) - set(old) == {"attentive_until", "recorded"}
+    modes = heeding(options, Schedule.restored(old, options), range(110, 120))
+    assert [step for step, mode in enumerate(modes, 110) if mode == "watch"] == [110, 112, 116]
+    with pytest.raises(ValueError):
+        Schedule.restored({**state, "attentive_until": "soon"}, options)
+
+
+def test_R59_attention_that_is_no_longer_asked_for_ends() -> None:
+    options = Options(log_every_n_steps=50, watch_every_n_steps=4, max_overhead=None, attentive=True)
+    schedule = Schedule(options)
+    heeding(options, schedule, range(110))
+    without = Options(log_every_n_steps=50, watch_every_n_steps=4, max_overhead=None, attentive=False)
+    again = Schedule.restored(schedule.state(110), without)
+    assert [s for s in range(110, 130) if again.decide(s) == "watch"] == [110, 112, 116, 120, 124, 128]
+
+
 def test_R59_an_interval_that_is_given_anew_holds_at_once() -> None:
     slow = Options(log_every_n_steps=1000, watch_every_n_steps=100, max_overhead=None)
     fast = Options(log_every_n_steps=1, watch_every_n_steps=100, max_overhead=None)

@@ -13,7 +13,7 @@ from torch import nn
 
 from actdiag import Finding, Monitor
 from actdiag.collect.recent import Openings, stamp
-from actdiag.collect.trend import KEPT_BINS, LEAST_BINS, Forecast, Trend, _distances
+from actdiag.collect.trend import KEPT_BINS, LEAST_BINS, Floats, Forecast, Trend, _distances
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.dying import dying_units
 from actdiag.snapshot import SiteStats, Snapshot
@@ -24,11 +24,13 @@ GOAL = 2.9751
 ALL = np.ones(200, dtype=np.bool_)
 
 
-def rate(z: float) -> float:
-    return 0.5 * math.erfc(z / math.sqrt(2))
+def rate(z: Floats | float) -> Floats:
+    return np.vectorize(math.erfc)(np.asarray(z) / math.sqrt(2)) / 2
 
 
-def seen(steps: Sequence[int], distance: Callable[[int], float], units: int, samples: int, seed: int = 0) -> Openings:
+def seen(
+    steps: Sequence[int], distance: Callable[[int], Floats | float], units: int, samples: int, seed: int = 0
+) -> Openings:
     """What is observed of units whose pre-activations lie so many spreads below the threshold at each step."""
     random = np.random.default_rng(seed + steps[0])
     opens = sum(random.binomial(samples, rate(distance(step)), units) for step in steps)
@@ -52,6 +54,36 @@ def test_a_steady_drift_is_forecast_to_the_step(speed: float) -> None:
     assert found.step is not None and found.earliest_step is not None and found.latest_step is not None
     assert found.earliest_step < found.step < found.latest_step
     assert found.step == pytest.approx(GOAL / speed, rel=0.06)
+
+
+def fading(seed: int) -> Trend:
+    """Of 200 units each falls at a speed of its own; at step 250 the lines of some have crossed."""
+    random = np.random.default_rng(seed)
+    speed_C, found = random.uniform(0.008, 0.016, 200), Trend()
+    for k in range(5):
+        steps = range(50 * k, 50 * k + 50, 2)
+        found = found.add(seen(steps, lambda step: speed_C * step, 200, 64, seed)).close()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_forecast_lies_in_the_past(seed: int) -> None:
+    found = fading(seed)
+    for later in (249, 280, 320, 1000):
+        told = found.forecast(ALL, WINDOW)
+        assert told is not None and told.units >= 40 and told.step is not None
+        assert told.earliest_step is not None and told.latest_step is not None
+        assert found.last_step < told.earliest_step <= told.step <= told.latest_step
+        found = found.add(seen([later], lambda _: 2.9, 200, 64))
+        assert found.last_step == later
+
+
+def test_units_whose_line_has_crossed_are_still_dying() -> None:
+    """They are called silent later; until then nothing has come to an end."""
+    found = fading(0)
+    before = found.forecast(ALL, WINDOW)
+    later = found.add(seen([400], lambda _: 2.9, 200, 64)).forecast(ALL, WINDOW)
+    assert before is not None and later == Forecast(before.units, 401, 401, 401)
 
 
 @pytest.mark.parametrize("level", [-1.0, 0.0, 1.5, 2.5])
@@ -173,6 +205,14 @@ def test_a_forecast_is_told_where_a_layer_will_be_dead_and_is_not_yet(values: di
     verdicts = list(dying_units([Snapshot(step=200, sites={"act": site(**values)})], Limits()))
     assert [(v.layer, v.severity) for v in verdicts] == ([("act", "info")] if told else [])
     assert not told or (verdicts[0].evidence["lead_steps"] == 100 and "step 300" in verdicts[0].message)
+
+
+def test_a_forecast_speaks_of_the_rate_and_not_of_the_verdict_that_follows() -> None:
+    verdict = next(dying_units([Snapshot(step=200, sites={"act": site()})], Limits()))
+    assert "half of them open for fewer than 3 samples of a whole window by step 300" in verdict.message
+    assert "dead" not in verdict.message
+    manual = " ".join((dying_units.__doc__ or "").split())
+    assert "called dead after a whole silent window more" in manual and "two ends" in manual
 
 
 @pytest.mark.parametrize("role", ["gate", "input"])

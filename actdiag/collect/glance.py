@@ -6,7 +6,8 @@ many more units are silent than a little while ago (then every step is watched f
 been silent for so long that a verdict is due (then the next step is recorded).
 
 It is asked of numbers that are on the host already: those of a device arrive in pinned memory, and are looked at one
-watched step later. Nothing waits for them.
+watched step later. Nothing waits for them. A look goes back no further than a window, so that it costs the same however
+long no step has been recorded.
 
 Legend: C units.
 """
@@ -14,7 +15,7 @@ Legend: C units.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -66,11 +67,19 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
     )
 
 
+class _Enough(TypedDict):
+    """How far back a look goes: silence beyond that makes no difference to it."""
+
+    samples: float
+    observations: int
+
+
 class Glance:
     """Remembers of each site the silence that has been told, or has asked for something."""
 
     def __init__(self, window: int) -> None:
         self._window = window
+        self._enough: _Enough = {"samples": max(window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
         self._most: dict[Key, Silence] = {}
         self._coming: dict[Key, _Coming] = {}
 
@@ -102,13 +111,13 @@ class Glance:
         if recent is None:
             return None
         if recent.last_C.device.type == "cpu":
-            return recent.openings()
+            return recent.openings(**self._enough)
         if recent.last_C.device.type != "cuda":
             return None
         coming = self._coming.get(key)
         if coming is not None and not coming.arrived():
             return None
-        times = recent.times()
+        times = recent.times(**self._enough)
         if times[0].size:
             self._coming[key] = _Coming(recent.opens_C, recent.last_C, times)
         return coming.openings() if coming is not None else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,71 @@ _FUNCTIONS = {
     "smooth_l1_loss": "SmoothL1Loss",
     "huber_loss": "HuberLoss",
 }
-_SUM_TOLERANCE = 1e-3
+_ROUNDING = 8
+"""Sums of probabilities are 1 to so many units in the last place of a short type, and to 1e-3 anyway."""
+
+_KINDS = {
+    "SoftmaxBackward0": "Softmax",
+    "LogSoftmaxBackward0": "LogSoftmax",
+    "SigmoidBackward0": "Sigmoid",
+    "HardsigmoidBackward0": "Hardsigmoid",
+    "TanhBackward0": "Tanh",
+    "ReluBackward0": "ReLU",
+    "SoftplusBackward0": "Softplus",
+}
+_SHAPES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute", "Clone", "ToCopy")
+_DEPTH = 16
+
+
+class Outputs:
+    """What each leaf module gave last, while hooked: which of them a tensor came from."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Module]]) -> None:
+        self._last: list[tuple[str, int]] = []
+        self._handles = [m.register_forward_hook(self._noting(name)) for name, m in named if not any(m.children())]
+
+    def _noting(self, name: str) -> Any:
+        def note(module: nn.Module, given: Any, out: Any) -> None:
+            if isinstance(out, Tensor) and out.numel():
+                self._last.append((name, _place(out)))
+
+        return note
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def layer_of(self, tensor: Any) -> str:
+        """The module whose output this is, in another shape maybe; "" if something was computed after it."""
+        if not isinstance(tensor, Tensor) or not tensor.numel():
+            return ""
+        return next((name for name, place in reversed(self._last) if place == _place(tensor)), "")
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def kind_of(tensor: Any) -> str:
+    """The activation that a tensor came out of, by its place in the graph; "" for anything else."""
+    node = getattr(tensor, "grad_fn", None)
+    for _ in range(_DEPTH):
+        if node is None:
+            return ""
+        name = node.name()
+        if name.removesuffix("Backward0").removesuffix("Backward1") not in _SHAPES:
+            return _KINDS.get(name, "")
+        node = node.next_functions[0][0]
+    return ""
+
+
+class Judged(NamedTuple):
+    """What a loss was given: its class ("" for a loss of another make), outputs and targets."""
+
+    loss: str
+    output: Any
+    target: Any
 
 
 class LossCalls(TorchFunctionMode):
@@ -27,7 +92,7 @@ class LossCalls(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[str, Any, Any]] = []
+        self.seen: list[Judged] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note a call and make it."""
@@ -35,17 +100,23 @@ class LossCalls(TorchFunctionMode):
         name = _FUNCTIONS.get(getattr(func, "__name__", ""), "")
         if name and getattr(func, "__module__", "") == "torch.nn.functional":
             output, target = (*args, None, None)[:2]
-            self.seen.append((name, given.get("input", output), given.get("target", target)))
+            self.seen.append(_in_order(name, given.get("input", output), given.get("target", target)))
         return func(*args, **given)
 
 
-def call_loss(loss_fn: Any, output: Any, target: Any) -> tuple[Any, tuple[str, Any, Any]]:
-    """The loss; and class, outputs and targets of the one loss of torch in it, for any other "" and what was given."""
+def _in_order(name: str, output: Any, target: Any) -> Judged:
+    """A loss of two equals may be given its targets first: what has a gradient is the output."""
+    swapped = getattr(target, "requires_grad", False) and not getattr(output, "requires_grad", True)
+    return Judged(name, target, output) if swapped else Judged(name, output, target)
+
+
+def call_loss(loss_fn: Any, output: Any, target: Any) -> tuple[Any, Judged]:
+    """The loss, and what the one loss of torch in it was given; for any other, what this one was."""
     if hasattr(loss_fn, "_torchdynamo_orig_callable") or hasattr(loss_fn, "_orig_mod"):
-        return loss_fn(output, target), ("", output, target)  # a compiled function would be compiled anew for the mode
+        return loss_fn(output, target), Judged("", output, target)  # compiled code would be compiled anew for the mode
     with LossCalls() as calls:
         loss = loss_fn(output, target)
-    return loss, calls.seen[0] if len(calls.seen) == 1 else ("", output, target)
+    return loss, calls.seen[0] if len(calls.seen) == 1 else Judged("", output, target)
 
 
 def read_output(output: Any, target: Any) -> dict[str, Any]:
@@ -53,12 +124,20 @@ def read_output(output: Any, target: Any) -> dict[str, Any]:
     if not isinstance(output, Tensor) or not output.is_floating_point() or not output.numel():
         return {}
     out = output.detach().float()
-    facts: dict[str, Any] = {"output_shape": tuple(output.shape), "rows_are": _rows(out)}
+    facts: dict[str, Any] = {"output_shape": tuple(output.shape), "rows_are": _rows(out, torch.finfo(output.dtype).eps)}
     facts["output_low"], facts["output_high"] = _ends(out)
     given = isinstance(target, Tensor) and target.numel() > 0 and not target.is_complex()
     facts["target_shape"] = tuple(target.shape) if isinstance(target, Tensor) else ()
+    facts["compared"] = _compared(facts["output_shape"], facts["target_shape"])
     facts["target_low"], facts["target_high"] = _ends(target.detach().float()) if given else (None, None)
     return facts
+
+
+def _compared(output: tuple[int, ...], target: tuple[int, ...]) -> int:
+    try:
+        return math.prod(torch.broadcast_shapes(output, target))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return 0
 
 
 def _ends(x: Tensor) -> tuple[float | None, float | None]:
@@ -66,13 +145,15 @@ def _ends(x: Tensor) -> tuple[float | None, float | None]:
     return (low.item(), high.item()) if low.isfinite() and high.isfinite() else (None, None)
 
 
-def _rows(out: Tensor) -> str:
-    """Whether the classes, in dimension 1, have probabilities or their logarithms."""
-    if out.ndim < 2 or out.shape[1] < 2:
+def _rows(out: Tensor, eps: float) -> str:
+    """Whether the classes, in dimension 1 (of one sample: 0), have probabilities or their logarithms."""
+    dim = min(1, out.ndim - 1)
+    if dim < 0 or out.shape[dim] < 2:
         return ""
-    if bool((out >= 0).all()) and bool(((out.sum(1) - 1).abs() < _SUM_TOLERANCE).all()):
+    slack = max(1e-3, _ROUNDING * eps)
+    if bool((out >= 0).all()) and bool(((out.sum(dim) - 1).abs() < slack).all()):
         return "probabilities"
-    if bool((out <= 0).all()) and bool((out.logsumexp(1).abs() < _SUM_TOLERANCE).all()):
+    if bool((out <= 0).all()) and bool((out.logsumexp(dim).abs() < slack).all()):
         return "log-probabilities"
     return ""
 

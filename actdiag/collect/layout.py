@@ -105,14 +105,15 @@ def find_tensor(value: Any, fits: Callable[[Tensor], bool]) -> Tensor | None:
     """The first tensor that fits, in order. torch.compile traces this: no generators, no state."""
     if isinstance(value, Tensor):
         return value if fits(value) else None
-    for item in _children(value):
+    for item in children_of(value):
         found = find_tensor(item, fits)
         if found is not None:
             return found
     return None
 
 
-def _children(value: Any) -> Iterable[Any]:
+def children_of(value: Any) -> Iterable[Any]:
+    """What is directly inside a container that models give or take: mappings, sequences, dataclasses, packed ones."""
     if isinstance(value, nn.utils.rnn.PackedSequence):
         return [value.data]
     if isinstance(value, Mapping):

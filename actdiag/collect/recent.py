@@ -8,6 +8,9 @@ Legend: C units, T observations.
 
 from __future__ import annotations
 
+import math
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,7 +69,7 @@ class Recent:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.opens_C = torch.zeros(units, dtype=dtype, device=device)
         self.last_C = torch.zeros(units, dtype=torch.int64, device=device)
-        self._seen: dict[int, int] = {}
+        self._stamps, self._totals = array("q"), array("d")  # samples until and with each observation
         self._step, self._calls = -1, 0
 
     @property
@@ -82,24 +85,39 @@ class Recent:
         now = stamp(step, self._calls)
         self.opens_C.add_(open_C)
         self.last_C.masked_fill_(open_C > 0, now)
-        self._seen[now] = self._seen.get(now, 0) + samples
+        total = samples + (self._totals[-1] if self._totals else 0)
+        if self._stamps and self._stamps[-1] == now:  # more calls in one step than are told apart
+            self._totals[-1] = total
+        else:
+            self._stamps.append(now)
+            self._totals.append(total)
 
-    def times(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Stamps and samples of the observations, in order."""
-        stamps = np.fromiter(self._seen, np.int64, len(self._seen))
-        samples = np.fromiter(self._seen.values(), np.float64, len(self._seen))
+    def times(
+        self, *, samples: float = math.inf, observations: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Stamps and samples of the observations, in order.
+
+        The latest of them suffice where nobody asks by how much more a unit has been silent than for so many samples
+        and observations: all that came before are told as one, so that what it costs does not grow with them.
+        """
+        if not self._stamps:
+            return np.zeros(0, np.int64), np.zeros(0)
+        enough = bisect_right(self._totals, self._totals[-1] - samples) - 1
+        first = max(0, min(enough, len(self._stamps) - 1 - observations))
+        stamps, totals = np.array(self._stamps[first:]), np.array(self._totals[first:])
         order = np.argsort(stamps)
-        return stamps[order], samples[order]
+        return stamps[order], np.diff(totals, prepend=0.0)[order]
 
-    def openings(self) -> Openings | None:
-        """A copy on the host; None if nothing was observed. Synchronizes."""
-        if not self._seen:
+    def openings(self, *, samples: float = math.inf, observations: int = 0) -> Openings | None:
+        """A copy on the host, with such `times`; None if nothing was observed. Synchronizes."""
+        if not self._stamps:
             return None
+        times = self.times(samples=samples, observations=observations)
         opens_C, last_C = (x.to("cpu", copy=True) for x in (self.opens_C, self.last_C))
-        return Openings(*self.times(), opens_C.double().numpy(), last_C.numpy())
+        return Openings(*times, opens_C.double().numpy(), last_C.numpy())
 
     def clear(self) -> None:
         """A recorded step has told them: begin anew."""
         self.opens_C.zero_()
         self.last_C.zero_()
-        self._seen.clear()
+        del self._stamps[:], self._totals[:]

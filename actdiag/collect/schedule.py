@@ -166,14 +166,19 @@ class Schedule:
         self._next["record"] = step
 
     def state(self, next_step: int) -> dict[str, Any]:
-        """When the next observations are due and what they have cost, as plain values.
+        """When the next observations are due, how closely it is watched and what it has cost, as plain values.
 
         `next_step`: the first that has not ended. Where it has begun, it begins again after a resume.
         """
         due = self._next if self._decided < next_step else self._due_before
         return {
-            "next": dict(due), "configured": self._configured(), "agreed": self._agreed, "budget": self.budget.state(),
-        }  # fmt: skip
+            "next": dict(due),
+            "configured": self._configured(),
+            "agreed": self._agreed,
+            "attentive_until": self._attentive_until,
+            "recorded": self._recorded if self._recorded >= 0 else None,
+            "budget": self.budget.state(),
+        }
 
     @staticmethod
     def restored(state: Mapping[str, Any], options: Options) -> Schedule:
@@ -190,6 +195,10 @@ class Schedule:
         if state.get("agreed") is not None:  # a state that each rank has saved of its own holds what it has measured
             agreed = mapping(state, "agreed")
             schedule._agreed = {mode: max(now[mode], whole(agreed, mode)) for mode in _OBSERVED}
+        recorded, until = (whole(state, name, none=True) for name in ("recorded", "attentive_until"))
+        schedule._recorded = -1 if recorded is None else recorded  # an older state has neither
+        if schedule.attentive and until is not None:
+            schedule._attentive_until = max(schedule._attentive_until, until)
         return schedule
 
     def _configured(self) -> dict[Literal["watch", "record"], int]:

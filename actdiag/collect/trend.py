@@ -1,9 +1,10 @@
-"""Where the firing rate of each unit is heading, and when it will have stopped firing if that goes on.
+"""Where the firing rate of each unit is heading, and when it will hardly fire any more if that goes on.
 
 For pre-activations that are spread normally a unit that opens on a share p of the samples has its mean at ndtri(p) of
 its own spreads from the threshold, and the largest of n samples some sqrt(2 ln n) spreads further out. So ndtri of the
 firing rate is the distance to death in units of the unit's own spread, known from counts that are there already: no
-further pass over a tensor. A unit counts as dead when it fires on fewer than 3 samples in a window.
+further pass over a tensor. A unit has arrived where it fires on fewer than 3 samples in a window; it is called dead
+later, when it has fired on none for a whole window.
 
 The rates are those of bins, each of some hundreds of samples; a line is fitted to each unit's distances by weighted
 least squares, weighted by how well a rate is known from its bin. Bins add up: in two halves they are the same.
@@ -84,7 +85,10 @@ class Bin:
 
 
 class Forecast(NamedTuple):
-    """Units on their way to death, and the step at which the median one of them will have arrived."""
+    """Units on their way to death, and the step at which half of them will open for fewer than 3 samples in a window.
+
+    No step lies before the next one, and earliest <= step <= latest.
+    """
 
     units: int
     step: int | None = None
@@ -98,6 +102,12 @@ class Trend:
 
     bins: tuple[Bin, ...] = ()
     filling: Bin | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The last that was observed; -1 if none was."""
+        known = self.bins if self.filling is None else (self.filling,)
+        return known[-1].last if known else -1
 
     def add(self, seen: Openings) -> Trend:
         """With what has been observed since; a bin is not closed by it."""
@@ -116,9 +126,10 @@ class Trend:
         return Trend((*self.bins, self.filling)[-KEPT_BINS:])
 
     def forecast(self, alive_C: NDArray[np.bool_], window: int) -> Forecast | None:
-        """Which of these units will be dead before long; None while there are fewer than four bins.
+        """Which of these units will hardly open before long; None while there are fewer than four bins.
 
-        `window`: fewer than 3 openings in so many samples are death.
+        `window`: of so many samples fewer than 3 open a unit then. Units whose line has crossed that already, and that
+        are not silent yet, are on their way still: their step is the next one.
         """
         if len(self.bins) < LEAST_BINS:
             return None
@@ -134,8 +145,8 @@ class Trend:
         dying_C &= z_BC[-1] < z_BC[:-1].min(axis=0)
         if not dying_C.any():
             return Forecast(0)
-        steps = step_B[-1] + np.median(ahead_3C[:, dying_C].clip(min=0), axis=1)
-        return Forecast(int(dying_C.sum()), *(round(float(step)) for step in steps))
+        steps_3 = np.median((step_B[-1] + ahead_3C[:, dying_C]).clip(min=self.last_step + 1), axis=1)
+        return Forecast(int(dying_C.sum()), *(round(float(step)) for step in steps_3))
 
     def state(self) -> dict[str, Any]:
         """Everything known, as plain values and tensors of the host."""

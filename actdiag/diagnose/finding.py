@@ -72,3 +72,8 @@ class Change:
 
     kind: Literal["new", "worse", "resolved", "open"]
     finding: Finding
+
+
+def verdict_of(told: Finding) -> Verdict:
+    """What the rule has said of a finding."""
+    return Verdict(**{name: getattr(told, name) for name in Verdict.__dataclass_fields__})

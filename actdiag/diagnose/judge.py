@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict
+from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict, verdict_of
 from actdiag.diagnose.rules.activations import off_center, saturated_activation
 from actdiag.diagnose.rules.collapse import collapsed_activation
 from actdiag.diagnose.rules.dying import dying_units
@@ -84,6 +84,11 @@ class Ledger:
             quiet = [key for key in quiet if key[0] in _ONE_EPISODE]
         return changes + self._resolve([key for key in quiet if self._can_tell(key, snapshot)], snapshot.step)
 
+    @property
+    def broken(self) -> list[str]:
+        """The rules that have failed and are left out."""
+        return sorted(self._broken)
+
     def open_findings(self) -> list[Finding]:
         """The findings that are not over, oldest first."""
         return [self.findings[index] for index in sorted(self._open.values())]
@@ -114,7 +119,7 @@ class Ledger:
         ledger._open = {
             key: index
             for key, index in ledger._open.items()
-            if ledger.terms.apply(_verdict(ledger.findings[index])) is not None
+            if ledger.terms.apply(verdict_of(ledger.findings[index])) is not None
         }
         quiet = {(str(rule), str(layer)): int(times) for rule, layer, times in state["quiet"]}
         ledger._quiet = {key: times for key, times in quiet.items() if key in ledger._open}
@@ -129,15 +134,15 @@ class Ledger:
             self._recent.append(snapshot)
 
     def _verdicts(self) -> list[Verdict]:
-        history = [*self._beginning, *self._recent]
+        history = (*self._beginning, *self._recent)
         found: list[Verdict] = []
         for slug, rule in {**RULES, **self.terms.rules}.items():
             if slug in self._broken:
                 continue
             try:
-                given = list(rule(history, self.terms.limits))
-                found += given if slug in RULES else [_own(slug, verdict) for verdict in given]
-            except Exception as error:
+                given = rule(history, self.terms.limits)
+                found += given if slug in RULES else _own(slug, given)
+            except (Exception, SystemExit) as error:
                 self._broken.add(slug)
                 logger.warning("actdiag: rule %s failed and is switched off (%s)", slug, error, exc_info=error)
         return found
@@ -147,7 +152,9 @@ class Ledger:
         rule, layer = key
         if rule in self._broken:
             return False
-        return not layer or any(module_of(name) == module_of(layer) for name in snapshot.sites)
+        return (
+            not layer or rule in self.terms.rules or any(module_of(name) == module_of(layer) for name in snapshot.sites)
+        )
 
     def _tell(self, verdict: Verdict, step: int) -> Change | None:
         key = _key(verdict)
@@ -178,22 +185,25 @@ class Ledger:
         return changes
 
 
-def _own(slug: str, given: Any) -> Verdict:
-    """A verdict of a user's rule, in plain values. Raises TypeError or ValueError for what cannot be told."""
+def _own(slug: str, given: Any) -> list[Verdict]:
+    """What a user's rule gave, in plain values. Raises TypeError or ValueError for what cannot be told."""
+    if given is None:
+        raise TypeError("it gave None; yield Verdicts, or return a list of them")
+    return [_plain_verdict(slug, verdict) for verdict in given]
+
+
+def _plain_verdict(slug: str, given: Any) -> Verdict:
     if not isinstance(given, Verdict):
         raise TypeError(f"it gave {type(given).__name__} and not a Verdict")
     if given.rule != slug or given.severity not in SEVERITIES:
         raise ValueError(f"its verdict must have rule={slug!r} and a severity of {SEVERITIES}; got {given.rule!r}, "
                          f"{given.severity!r}")  # fmt: skip
+    if not isinstance(given.evidence, Mapping):
+        raise TypeError(f"the evidence of its verdict must be a mapping, got {type(given.evidence).__name__}")
     raw: Any = given.advice
-    advice = (raw,) if isinstance(raw, str) else tuple(map(str, raw))
-    return replace(
-        given, layer=str(given.layer), message=str(given.message), evidence=_plain(given.evidence), advice=advice
-    )
-
-
-def _verdict(told: Finding) -> Verdict:
-    return Verdict(**{name: getattr(told, name) for name in Verdict.__dataclass_fields__})
+    texts: dict[str, Any] = {n: str(getattr(given, n) or "") for n in ("layer", "message", "cause", "source")}
+    advice = (raw,) if isinstance(raw, str) else tuple(map(str, raw or ()))
+    return replace(given, **texts, evidence=_plain(given.evidence), advice=advice)
 
 
 def _thin(snapshot: Snapshot) -> Snapshot:
@@ -202,14 +212,15 @@ def _thin(snapshot: Snapshot) -> Snapshot:
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples, and dicts for other mappings: what a checkpoint may hold."""
+    """Lists for tuples, dicts for other mappings, numbers for those of NumPy and torch: what a checkpoint may hold."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if value is None or type(value) in (str, int, float, bool):
         return value
-    return float(value) if isinstance(value, float) else str(value)
+    number = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    return number if type(number) in (int, float, bool) else float(number) if isinstance(number, float) else str(number)
 
 
 def _finding(raw: Mapping[str, Any]) -> Finding:

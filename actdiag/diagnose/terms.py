@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from actdiag.diagnose.finding import SEVERITIES, Verdict
@@ -80,13 +80,15 @@ def _rules(given: Mapping[str, Rule | str], known: Iterable[str]) -> dict[str, R
 def _imported(slug: str, path: str) -> Rule:
     """The function that 'package.module:function' names, for configurations in text."""
     module, _, name = path.partition(":")
+    allowed = f"rules[{slug!r}] must be a function or 'package.module:function'"
+    if not module or not name:
+        raise ValueError(f"{allowed}; {path!r} names no function")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing runs a user's code
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"rules[{slug!r}] must be a function or 'package.module:function'; {path!r}: {why}") from None
+    except (Exception, SystemExit) as error:  # importing runs a user's code
+        raise ValueError(f"{allowed}; {path!r}: {type(error).__name__}: {error}") from None
     if not callable(found):
-        raise ValueError(f"rules[{slug!r}] must name a function; {path!r} is {type(found).__name__}")
+        raise ValueError(f"{allowed}; {path!r} is {type(found).__name__}")
     rule: Rule = found
     return rule
 
@@ -97,14 +99,26 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     for name, value in given.items():
         if name not in names:
             raise ValueError(f"limits names no limit {name!r}{_near(name, names)}")
-        whole = isinstance(getattr(plain, name), int)
-        fits = isinstance(value, int) if whole else isinstance(value, (int, float))
-        most = 1 if name in SHARES else math.inf
-        if isinstance(value, bool) or not fits or not 0 <= value <= most or math.isinf(value):
-            kind = "a whole number" if whole else "a number"
-            span = "from 0 to 1" if name in SHARES else "of at least 0"
-            raise ValueError(f"limits[{name!r}] must be {kind} {span}, such as {getattr(plain, name)}; got {value!r}")
-    return replace(plain, **given)
+        default = getattr(plain, name)
+        kind, low, high = _span(name, default)
+        fits = isinstance(value, Integral if isinstance(default, int) else Real) and not isinstance(value, bool)
+        if not fits or not low <= value <= high:
+            span = f"from {low} to {high}" if high < _MOST else f"of at least {low}"
+            raise ValueError(f"limits[{name!r}] must be {kind} {span}, such as {default}; got {value!r:.40}")
+    return replace(plain, **{name: type(getattr(plain, name))(value) for name, value in given.items()})
+
+
+_MOST = 1e300
+_FP32_SMALLEST = -149
+
+
+def _span(name: str, default: float) -> tuple[str, float, float]:
+    """In words, and from where to where: shares, exponents, counts and other numbers."""
+    if name in SHARES:
+        return "a number", 0, 1
+    if isinstance(default, int):
+        return ("a whole number", 1, _MOST) if default > 0 else ("a whole number", _FP32_SMALLEST, -1)
+    return "a number", 0, _MOST
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -22,13 +22,16 @@ _ADVICE = (
 
 
 def dying_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
-    """A forecast that a large part of a layer will be dead before long, as its units open ever more seldom.
+    """A forecast that a large part of a layer will hardly open before long, as its units open ever more seldom.
 
     What: the firing rate of each unit is followed over the last four to eight bins (256 samples and 16 steps each, or
     more). Its normal quantile is the distance of the unit's mean pre-activation from the threshold, in its own spreads.
     A unit is dying if a line through these falls by three standard errors, its last rate is its lowest, and the line
-    reaches death (fewer than 3 openings in the window) no further ahead than it reaches back. Told, as info, when a
-    fifth of a layer is dying and 45 % would be dead then; with fewer than 16 units, and for outputs, 90 %.
+    reaches the rate at which fewer than 3 samples of a window (`window_samples`, 2,048) open it no further ahead than
+    it reaches back. The step that is told is the one by which half of the dying units have come to that rate, the next
+    one at the earliest; a unit is called dead after a whole silent window more. Told, as info, when a fifth of a layer
+    is dying and the dying and the silent ones are 45 % of it; with fewer than 16 units, and for outputs, 90 %.
+    Activations with two ends (tanh, sigmoid) are left out: a unit that closes there is saturated, at either end.
     Why: a dead unit rarely comes back, while one that is dying can be saved by a smaller rate.
     Not a problem when: units specialize and come to rest at a low rate (the forecast is then withdrawn); the layer is
     a gate; training ends before the predicted step.
@@ -67,7 +70,8 @@ def _verdict(layer: Layer, now: Snapshot) -> Verdict:
         layer=layer.name,
         message=(
             f"{layer.name}: {dying} of {units} {site.kind} units ({percent(dying / units)}) open ever more seldom; if "
-            f"it goes on, half of them are dead by step {site.dying_step} ({span}){also}"
+            f"it goes on, half of them open for fewer than 3 samples of a whole window by step {site.dying_step} "
+            f"({span}){also}"
         ),
         evidence={
             "dying_units": dying,

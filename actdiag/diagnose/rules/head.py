@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +19,10 @@ _REGRESSION = frozenset({"MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss"})
 class Head:
     """Facts about one batch of outputs and targets.
 
-    `loss`: class of the loss, "" if it is of another make. `layer`, `kind`: the last site and what it is. `rows_are`:
-    "probabilities", "log-probabilities" or "" for each row of the outputs. Ends are None where there are no numbers.
+    `loss`: class of the loss, "" if it is of another make. `layer`: the module whose output the loss was given, `kind`:
+    the activation that it came out of; "" where something was computed after it. `rows_are`: "probabilities",
+    "log-probabilities" or "" for each row. `compared`: elements of outputs and targets broadcast against each other, 0
+    if they cannot be. Ends are None where there are no numbers.
     """
 
     loss: str
@@ -28,6 +31,7 @@ class Head:
     output_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     rows_are: str
+    compared: int
     output_low: float | None
     output_high: float | None
     target_low: float | None
@@ -45,7 +49,8 @@ def judge_head(head: Head) -> Iterator[Verdict]:
 
 def _one_class(head: Head) -> Verdict | None:
     shape = head.output_shape
-    if len(shape) < 2 or shape[1] != 1 or not (head.loss == "CrossEntropyLoss" or head.kind.startswith("Softmax")):
+    always = head.kind == "Softmax" and head.output_low == head.output_high == 1
+    if len(shape) < 2 or shape[1] != 1 or not (head.loss == "CrossEntropyLoss" or always):
         return None
     return _verdict(
         head,
@@ -97,7 +102,7 @@ def _raw_into_nll(head: Head) -> Verdict | None:
 
 
 def _broadcast(head: Head) -> Verdict | None:
-    if head.loss not in _REGRESSION or head.output_shape == head.target_shape:
+    if head.loss not in _REGRESSION or head.compared <= math.prod(head.output_shape):
         return None
     return _verdict(
         head,

@@ -1,4 +1,4 @@
-"""A post-LN transformer over pixel rows for which Adam kept SGD's rate of 0.1, without warm-up: most ReLU units die early."""
+"""A post-LN transformer trained by Adam at SGD's rate of 0.1, without warm-up: most ReLU units die early."""
 
 import torch
 from _common import CE, Batches, digits, seed
@@ -49,7 +49,7 @@ def build(repaired=False):
             name="f40_postln_rows_sgd_rate_for_adam",
             label="dead_units",
             also=["vanishing_gradient", "exploding_activation", "not_learning"],
-            layers_at_fault=["blocks.1.act", "blocks.2.act"],
+            layers_at_fault=["blocks.0.act", "blocks.1.act", "blocks.2.act", "blocks.2.fc2"],
             source="Lu et al. 2019 (dying ReLU); DeepCrime HLR (Humbatova et al. 2021)",
         ),
     )

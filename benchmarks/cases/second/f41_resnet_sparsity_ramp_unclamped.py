@@ -1,4 +1,4 @@
-"""A residual CNN with batch norm; the cubic ramp of its activation-sparsity penalty has no upper end, and channels die mid-training."""
+"""The cubic ramp of an activation penalty on a residual CNN has no upper end: channels die mid-training."""
 
 import torch
 from _common import CE, Batches, digits, seed

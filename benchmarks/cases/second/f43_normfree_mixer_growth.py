@@ -1,4 +1,4 @@
-"""An MLP-Mixer whose layer norms were switched off while every branch keeps its He gain: the stream doubles its energy a branch."""
+"""An MLP-Mixer without its layer norms whose branches keep their He gain: each doubles the stream's energy."""
 
 import torch
 from _common import CE, Batches, digits, seed
@@ -63,7 +63,8 @@ def build(repaired=False):
             name="f43_normfree_mixer_growth",
             label="exploding_activation",
             also=["exploding_gradient"],
-            layers_at_fault=[
+            layers_at_fault=["blocks.0.mix_tokens.act"]
+            + [
                 f"blocks.{i}.{branch}.{part}"
                 for i in (depth - 2, depth - 1)
                 for branch in ("mix_tokens", "mix_channels")

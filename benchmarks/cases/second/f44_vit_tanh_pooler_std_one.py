@@ -1,4 +1,4 @@
-"""A vision transformer whose linear layers are drawn by nn.init.normal_ without a std, so with std 1: its tanh layers saturate."""
+"""A vision transformer initialised by nn.init.normal_ with no std given, so with std 1: its tanh layers saturate."""
 
 import torch
 from _common import CE, Batches, digits, seed

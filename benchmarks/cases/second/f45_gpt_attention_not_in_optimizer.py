@@ -1,4 +1,4 @@
-"""A tiny GPT whose weight-decay groups are collected by module type: embeddings and packed attention weights are in neither group."""
+"""A tiny GPT whose weight-decay groups, collected by module type, lack embeddings and packed attention weights."""
 
 import torch
 from _common import Batches, charlm, seed
@@ -77,6 +77,6 @@ def build(repaired=False):
             label="not_learning",
             also=[],
             layers_at_fault=["tok", "pos", "blocks.0.attn", "blocks.1.attn"],
-            source="constructed: parameters that no optimizer group holds (nn.MultiheadAttention.in_proj_weight is no nn.Linear)",
+            source="constructed: no optimizer group holds nn.MultiheadAttention.in_proj_weight (it is no nn.Linear)",
         ),
     )

@@ -1,4 +1,4 @@
-"""A top-1 mixture of experts whose balancing loss takes log(load): the first batch that leaves an expert idle gives infinity, then NaN."""
+"""A mixture of experts with log(load) in its balancing loss: NaN after the first batch that leaves an expert idle."""
 
 import torch
 from _common import CE, Batches, digits, seed

@@ -1,4 +1,4 @@
-"""A tiny pre-LN GPT as published: tied output and input embeddings, -inf causal mask, residual layers drawn smaller, warm-up, clipping."""
+"""A tiny pre-LN GPT as published: tied embeddings, -inf causal mask, smaller residual layers, warm-up, clipping."""
 
 import math
 
@@ -86,7 +86,7 @@ def build():
             name="h40_gpt_tied_scaled_residuals",
             label="healthy",
             layers_at_fault=[],
-            tricky="branches start tiny, one weight matrix is used twice, rare characters hardly move, -inf among the scores",
+            tricky="branches start tiny, one matrix is used twice, rare characters hardly move, scores of -inf",
             source="Radford et al. 2019 (GPT-2 initialisation); Press & Wolf 2017 (tied embeddings)",
         ),
     )

@@ -1,4 +1,4 @@
-"""A residual network whose blocks all start as the identity: the last batch norm of each has gamma = 0 (Goyal et al. 2017)."""
+"""A residual network whose blocks start as the identity: the last batch norm of each has gamma = 0."""
 
 import torch
 from _common import CE, Batches, digits, seed
@@ -28,6 +28,9 @@ class ResNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.blocks = nn.Sequential(*[Block(channels) for _ in range(4)])
         self.head = nn.Linear(channels, 10)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
         x = self.pool(self.act(self.bn(self.stem(x))))
@@ -36,7 +39,7 @@ class ResNet(nn.Module):
 
 def build():
     seed(0)
-    X, Y = digits("unit", img=True)
+    X, Y = digits("std", img=True)
     model = ResNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 232)
@@ -54,7 +57,7 @@ def build():
             name="h41_resnet_zero_gamma",
             label="healthy",
             layers_at_fault=[],
-            tricky="before the first step all inner convolutions get a gradient of exactly zero, and batch norms give all zeros",
+            tricky="at first all inner convolutions have gradients of exactly zero, and batch norms give zeros",
             source="Goyal et al. 2017",
         ),
     )

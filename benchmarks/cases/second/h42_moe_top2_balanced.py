@@ -1,4 +1,4 @@
-"""A noisy top-2 mixture of six experts with a balancing loss: every expert works, each on its own small share of the samples."""
+"""A noisy top-2 mixture of six experts with a balancing loss: each works on a small share of the samples."""
 
 import torch
 from _common import CE, Batches, digits, seed
@@ -80,7 +80,7 @@ def build():
             name="h42_moe_top2_balanced",
             label="healthy",
             layers_at_fault=[],
-            tricky="each expert sees about a third of a batch of 32, of another size every step, and its gradient is noisy",
+            tricky="an expert sees about a third of a batch of 32, another number each step; its gradient is noisy",
             source="Shazeer et al. 2017; Fedus et al. 2022 (balancing loss)",
         ),
     )

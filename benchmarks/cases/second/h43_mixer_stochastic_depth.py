@@ -66,7 +66,7 @@ def build():
             name="h43_mixer_stochastic_depth",
             label="healthy",
             layers_at_fault=[],
-            tricky="deep branches get no gradient at all in every second step, and weak ones through LayerScale in the others",
+            tricky="deep branches get no gradient in every second step, and weak ones (LayerScale) in the others",
             source="Huang et al. 2016 (stochastic depth); Touvron et al. 2021 (LayerScale)",
         ),
     )

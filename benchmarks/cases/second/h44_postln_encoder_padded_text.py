@@ -1,4 +1,4 @@
-"""A post-LN encoder that tells which document a short piece of text is from; three quarters of the positions are padding."""
+"""A post-LN encoder that tells which document a short text is from; three quarters of the positions are padding."""
 
 import torch
 from _common import CE, Batches, seed, text_docs
@@ -76,7 +76,7 @@ def build():
             name="h44_postln_encoder_padded_text",
             label="healthy",
             layers_at_fault=[],
-            tricky="most positions are padding that gets no gradient; the rows of rare characters and of the padding stay where they are",
+            tricky="most positions are padding without gradient; the embeddings of padding and rare characters stay",
             source="Vaswani et al. 2017 (post-LN, warm-up)",
         ),
     )

@@ -1,4 +1,4 @@
-"""A vision transformer with a frozen random patch projection (MoCo v3), a class token that starts at zero, and strong weight decay."""
+"""A vision transformer with a frozen random patch projection, a zero class token and strong weight decay."""
 
 import torch
 from _common import CE, Batches, digits, seed
@@ -49,7 +49,7 @@ def build():
             name="h45_vit_frozen_patch_projection",
             label="healthy",
             layers_at_fault=[],
-            tricky="the first layer never changes and has no gradient; with a head that starts at zero all else gets none at step 0",
+            tricky="the first layer never has a gradient; as the head starts at zero, no other layer has one at step 0",
             source="Chen et al. 2021 (MoCo v3: frozen patch projection)",
         ),
     )

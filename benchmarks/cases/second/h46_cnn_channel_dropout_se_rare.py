@@ -56,7 +56,7 @@ def build():
             label="healthy",
             layers_at_fault=[],
             tolerate={"se.gate": "saturation"},
-            tricky="half of the channels are all zero in each training step, ReLUs are sparse (batch norm bias -1), gates are gates",
+            tricky="half of the channels are zero in each training step, ReLUs are sparse (batch norm bias -1), gates",
             source="Tompson et al. 2015 (channel dropout); Hu et al. 2018 (squeeze-and-excitation)",
         ),
     )
