@@ -1,6 +1,6 @@
 """Train every program of a set, and hold what actdiag and other tools' rules say against what is true of it.
 
-    python benchmarks/score_cases.py [--sets first ...] [--seeds 0 1 ...] [--only NAME] [--write docs/benchmark.md]
+    python benchmarks/score_cases.py [--sets first:0,1 second ...] [--only NAME] [--write docs/benchmark.md]
                                      [--keep runs/scores.jsonl]
 
 A set is a folder of benchmarks/cases: `fNN_*.py` (faulty) and `hNN_*.py` (healthy), whose `build()` returns model,
@@ -173,23 +173,28 @@ def page(results: dict[str, list[Case]], command: str) -> str:
     for name, cases in results.items():
         seeds = sorted({case.seed for case in cases})
         text = (CASES / name / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        lines += [f"## Set `{name}`, seeds {', '.join(map(str, seeds))}: {text}", "", *tables(cases), ""]
+        heading = f"## Set `{name}`, seeds {', '.join(map(str, seeds))}: {text}"
+        lines += [heading, "", f"[How they came about](../benchmarks/cases/{name}/README.md)", "", *tables(cases), ""]
     return "\n".join(lines)
 
 
 def main() -> int:
     """Run, print, and write the page where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["first"], help="folders of benchmarks/cases")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--sets", nargs="+", default=["first"], help="folders of benchmarks/cases, NAME or NAME:SEED,SEED"
+    )
     parser.add_argument("--only", default="", metavar="NAME", help="programs whose name contains this")
     parser.add_argument("--keep", type=Path, help="take known results from here, and add the others")
     parser.add_argument("--write", type=Path, help="write the page here")
     given = parser.parse_args()
     results, kept = {}, Kept(given.keep)
     with ThreadPoolExecutor(2) as pool:
-        for name in given.sets:
-            jobs = [(name, program, seed) for seed in given.seeds for program in programs(name, given.only)]
+        for chosen in given.sets:
+            name, _, seeds = chosen.partition(":")
+            jobs = [
+                (name, case, int(seed)) for seed in (seeds or "0").split(",") for case in programs(name, given.only)
+            ]
             results[name] = list(pool.map(lambda job: kept.case(*job), jobs))
             print("\n".join(tables(results[name])), flush=True)
     if given.write:
