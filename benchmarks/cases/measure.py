@@ -18,6 +18,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,8 @@ def truth_of(folder: Path, name: str) -> dict[str, Any]:
     if "repaired" in inspect.signature(importlib.import_module(name).build).parameters:
         repaired = train(folder, name, repaired=True)[0][-1].loss
     truth = labels_of(looks, unmoved, x, repaired)
-    return {**asdict(truth), "repaired_loss": repaired, "wrong": complaints(meta, truth)}
+    found = {"label": meta["label"], **asdict(truth), "repaired_loss": repaired, "wrong": complaints(meta, truth)}
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
 
 
 def complaints(meta: Mapping[str, Any], truth: Truth) -> list[str]:
@@ -297,7 +299,10 @@ def main() -> int:
         print(json.dumps(truth_of(folder, given.names[0])))
         return 0
     names = given.names or [path.stem for path in sorted(folder.glob("[fh][0-9]*.py"))]
-    found = {f"{name} seed {seed}": run(folder, name, seed) for name in names for seed in given.seeds}
+    jobs = [(name, seed) for name in names for seed in given.seeds]
+    with ThreadPoolExecutor(2) as pool:
+        truths = pool.map(lambda job: run(folder, *job), jobs)
+        found = {f"{name} seed {seed}": truth for (name, seed), truth in zip(jobs, truths, strict=True)}
     for key, truth in found.items():
         print(key, json.dumps(truth, indent=None))
     if given.write:

@@ -101,10 +101,12 @@ def latencies(case: Case, tool: str) -> dict[str, int]:
 
 
 def _beginning(shares: Sequence[tuple[int, float]], told: int) -> int:
-    """When the layer began to be dead: the last time up to the measurement after `told`, or else the next one."""
-    before = [one for one in shares if one[0] <= told + GRID_STEPS]
-    began = onset(before)
-    return began if began is not None else next(step for step, share in shares[len(before) :] if share >= DEAD_SHARE)
+    """When the layer began to be dead: the last time up to `told`, or to a measurement just after, or the next."""
+    for latest in (told, told + GRID_STEPS):
+        began = onset([one for one in shares if one[0] <= latest])
+        if began is not None:
+            return began
+    return next(step for step, share in shares if step > told and share >= DEAD_SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
