@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,9 @@ def test_a_layer_that_had_died_and_come_back_is_judged_by_what_is_so_at_the_word
     assert case.onsets == {"act0": 50}
     found = [latencies(said(case, Said("dead-units", "act0", step)), "tool")["act0"] for step in (5, 12, 25, 35, 55)]
     assert found == [-5, 2, 15, -15, 5]
+    ended = replace(case, shares={"act0": [(10, 0.5), (12, 0.3), (14, 0.3), (16, 0.9)]})
+    found = [latencies(said(ended, Said("dead-units", "act0", step)), "tool")["act0"] for step in (11, 12, 13, 14)]
+    assert found == [1, -4, -3, -2], "what was measured just before the word, or just after, is enough"
 
 
 def test_a_forecast_is_true_if_the_layer_dies_later_and_false_otherwise() -> None:
@@ -205,6 +209,21 @@ def test_a_program_that_claims_what_is_not_measured_is_found_out() -> None:
     ]
     still = labels_of(looks(call(), steps=2), {}, torch.randn(5, 2), math.nan)
     assert complaints({"label": "healthy"}, replace(still, final_loss=0.9)) == ["the loss only came from 1 to 0.9"]
+
+
+SECOND = Path(__file__).resolve().parent.parent / "benchmarks" / "cases" / "second"
+
+
+def test_the_labels_of_the_second_set_are_those_that_were_measured() -> None:
+    kept = json.loads((SECOND / "labels.json").read_text(encoding="utf-8"))
+    names = {path.stem for path in SECOND.glob("[fh][0-9]*.py")}
+    assert {key.partition(" ")[0] for key in kept} == names
+    for key, truth in kept.items():
+        faulty = key.startswith("f")
+        assert truth["wrong"] == [] and (truth["label"] in truth["where"] if faulty else truth["label"] == "healthy"), (
+            key
+        )
+    assert sum(name.startswith("f") for name in names) >= 15 <= sum(name.startswith("h") for name in names)
 
 
 _PROGRAM = """
