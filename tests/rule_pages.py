@@ -55,24 +55,23 @@ def index() -> str:
     return "\n".join([*head, *table, *_OWN.strip().format(rule=OWN_RULE.strip()).splitlines(), ""])
 
 
-OWN_RULE = (
-    """
+OWN_RULE = '''
 from actdiag import Verdict
 
+
 def cold_head(history, limits):
-    """
-    + '"""'
-    + """Told while the head's gradient is below a millionth."""
-    + '"""'
-    + """
+    """Told while the head's gradient is below a millionth."""
     site = history[-1].sites.get("head")
     if site is not None and site.grad_rms is not None and site.grad_rms < 1e-6:
         yield Verdict(
-            rule="cold-head", severity="warning", layer="head", message=f"head: gradient {site.grad_rms:.2g}",
-            evidence={"grad_rms": site.grad_rms}, advice=("raise the weight of its loss",),
+            rule="cold-head",
+            severity="warning",
+            layer="head",
+            message=f"head: gradient {site.grad_rms:.2g}",
+            evidence={"grad_rms": site.grad_rms},
+            advice=("raise the weight of its loss",),
         )
-"""
-)
+'''
 
 _OWN = """
 The thresholds, by the names that `limits` takes, are in [limits.md](limits.md).
