@@ -5,7 +5,6 @@ Not named `check`, which is the function: a module of that name in the package w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from actdiag.collect.parameters import ids_of
 from actdiag.collect.sites import named_modules
 from actdiag.collect.unchanged import modules_in, tensors_in, unchanged
 from actdiag.config import ConfigError, build_options
-from actdiag.diagnose.finding import SEVERITIES, Finding, Verdict
+from actdiag.diagnose.finding import SEVERITIES, Finding, Verdict, finding_of
 from actdiag.diagnose.rules.head import Head, judge_head
 from actdiag.session import Session
 
@@ -90,20 +89,18 @@ def check(
         finally:
             session.close()
     ledger = session.ledger
-    told = [*ledger.findings, *(_finding(kept) for v in verdicts if (kept := ledger.terms.apply(v)) is not None)]
+    told = [*ledger.findings, *(finding_of(kept, 0) for v in verdicts if (kept := ledger.terms.apply(v)) is not None)]
     return sorted(told, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
 @contextmanager
 def _paused() -> Iterator[None]:
     """No monitor of the process sees what is run inside."""
-    sessions = MODELS.all_of(Session)
-    for session in sessions:
-        session.pause()
+    paused = [session for session in MODELS.all_of(Session) if session.pause()]
     try:
         yield
     finally:
-        for session in sessions:
+        for session in paused:
             session.resume()
 
 
@@ -239,8 +236,3 @@ def _loss_not_finite() -> Verdict:
         advice=("look at the targets of this batch", "scale the targets", "add an epsilon in the logarithm or root"),
         source="IEEE 754: what is computed from NaN or infinity is lost",
     )  # fmt: skip
-
-
-def _finding(verdict: Verdict) -> Finding:
-    values = {name: copy.copy(getattr(verdict, name)) for name in Verdict.__dataclass_fields__}
-    return Finding(step=0, **values)

@@ -147,7 +147,9 @@ def _report(arguments: argparse.Namespace) -> int:
     failures = set[str]()
     runs = [_judged(run, terms, failures, again=_again(arguments)) for run in runs]
     if failures:
-        _complain(f"actdiag report: rules that failed, so that findings are missing: {', '.join(failures)}", USAGE)
+        _complain(
+            f"actdiag report: rules that failed, so that findings are missing: {', '.join(sorted(failures))}", USAGE
+        )
     severe = [run.worst for run in runs if run.worst is not None]
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
     render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]

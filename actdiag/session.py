@@ -161,10 +161,11 @@ class Session:
         self.collector.disarm()
         self._parameters.release()
 
-    def pause(self) -> None:
-        """Validation, or anything that is not training: no hook stays on."""
-        self.collector.detach()
+    def pause(self) -> bool:
+        """Validation, or anything that is not training: no hook stays on; whether one was."""
+        observed = self.collector.detach()
         self.schedule.budget.restart()
+        return observed
 
     def resume(self) -> None:
         """Training goes on in the middle of a step."""

@@ -27,7 +27,11 @@ START = {
         ("counts may be 0", '("a whole number", 1, _MOST)', '("a whole number", 0, _MOST)'),
     ],
     ("diagnose/judge.py", "test_judging_options"): [
-        ("a rule of one's own gives what it likes", "given if slug in RULES else _own(slug, given)", "given"),
+        (
+            "a rule of one's own gives what it likes",
+            "list(given) if slug in RULES else _own(slug, given)",
+            "list(given)",
+        ),
         ("a rule of one's own may speak for another", "given.rule != slug or ", ""),
         ("evidence of one's own is kept as it is", "evidence=_plain(given.evidence)", "evidence=given.evidence"),
         ("a rule of one's own is open for ever", " or rule in self.terms.rules or ", " or "),
@@ -47,7 +51,8 @@ START = {
         ("check forgets the loss", "[model, *modules_in(loss_fn)]", "[model]"),
         ("check speaks", "guest=True", "guest=False"),
         ("a part of a layer is held", "        elif unheld:", "        elif len(unheld) == len(own) > 0:"),
-        ("monitors see what check runs", "        session.pause()\n", "        pass\n"),
+        ("monitors see what check runs", "if session.pause()]", "if not session]"),
+        ("monitors that rest are woken", "if session.pause()]", "if not session.pause() or True]"),
         ("a loss that is no number is fine", "if not loss.finite and", "if False and"),
         ("parameters of the root are the model", "    if not module:\n", "    if module is None:\n"),
     ],

@@ -541,6 +541,20 @@ def test_a_monitor_of_the_same_model_sees_nothing_of_it() -> None:
         assert not monitor._session.closed
 
 
+def test_a_monitor_that_rests_goes_on_resting() -> None:
+    """As in a validation in the middle of a step: what runs after the check is no training either."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, max_overhead=None, log_every_n_steps=1) as monitor:
+        nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
+        monitor._session.pause()
+        check(model, data(), nn.CrossEntropyLoss())
+        model(data()[0])
+        monitor._session.resume()
+        optimizer.step()
+        assert monitor.latest is not None and monitor.latest.sites["1"].samples == N
+
+
 @pytest.mark.parametrize(
     "given,words",
     [

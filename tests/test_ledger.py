@@ -10,6 +10,7 @@ import pytest
 from actdiag.diagnose import judge as judging
 from actdiag.diagnose.finding import Change, Finding, Severity, Verdict, at_least
 from actdiag.diagnose.judge import BEGINNING, HISTORY, Ledger
+from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.terms import Terms
 from actdiag.snapshot import SiteStats, Snapshot
 
@@ -172,3 +173,15 @@ def test_a_finding_survives_its_plain_form() -> None:
 
 def test_severities_are_ordered() -> None:
     assert at_least("error", "warning") and at_least("info", "info") and not at_least("info", "warning")
+
+
+def test_what_a_rule_said_before_it_failed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = judging.RULES["dead-units"]
+
+    def breaks(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
+        yield from whole(history, limits)
+        raise RuntimeError("mine")
+
+    monkeypatch.setitem(judging.RULES, "dead-units", breaks)
+    ledger = Ledger()
+    assert ledger.judge(at(0, 60)) == [] and ledger.broken == ["dead-units"]

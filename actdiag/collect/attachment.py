@@ -107,14 +107,16 @@ class Attachment:
             if self._stays or owner.recording or (target.facts is not None and target.facts.can_close):
                 self._handles += self._hook(target).attach(module)
 
-    def detach(self) -> None:
-        """Observe no more. In eager code nothing stays on the models."""
+    def detach(self) -> bool:
+        """Observe no more; whether it did. In eager code nothing stays on the models."""
+        was = self.switch.on
         if not self._turn(on=False):
-            return
+            return was
         self._leave()
         self._owner.scope.following = False
         if not self._stays:
             self._remove()
+        return was
 
     def _turn(self, *, on: bool) -> bool:
         """Turn the switch, unless compiled code would have to be compiled for it and may not; whether it was."""

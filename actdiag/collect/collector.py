@@ -249,9 +249,9 @@ class Collector:
         )
         return matches(scope, exclude) or (bool(self._options.include) and not matches(scope, include))
 
-    def detach(self) -> None:
-        """Take the hooks off; what was added up stays (validation in the middle of a step)."""
-        self._attachment.detach()
+    def detach(self) -> bool:
+        """Take the hooks off, whether they were on; what was added up stays (validation in the middle of a step)."""
+        return self._attachment.detach()
 
     def close(self) -> None:
         """Observing is over: nothing stays on the models."""

@@ -77,3 +77,8 @@ class Change:
 def verdict_of(told: Finding) -> Verdict:
     """What the rule has said of a finding."""
     return Verdict(**{name: getattr(told, name) for name in Verdict.__dataclass_fields__})
+
+
+def finding_of(verdict: Verdict, step: int) -> Finding:
+    """A verdict that is told first at a step."""
+    return Finding(step=step, **{name: getattr(verdict, name) for name in Verdict.__dataclass_fields__})

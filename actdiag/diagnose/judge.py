@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict, verdict_of
+from actdiag.diagnose.finding import SEVERITIES, Change, Finding, Verdict, finding_of, verdict_of
 from actdiag.diagnose.rules.activations import off_center, saturated_activation
 from actdiag.diagnose.rules.collapse import collapsed_activation
 from actdiag.diagnose.rules.dying import dying_units
@@ -141,7 +141,7 @@ class Ledger:
                 continue
             try:
                 given = rule(history, self.terms.limits)
-                found += given if slug in RULES else _own(slug, given)
+                found += list(given) if slug in RULES else _own(slug, given)
             except (Exception, SystemExit) as error:
                 self._broken.add(slug)
                 logger.warning("actdiag: rule %s failed and is switched off (%s)", slug, error, exc_info=error)
@@ -159,9 +159,8 @@ class Ledger:
     def _tell(self, verdict: Verdict, step: int) -> Change | None:
         key = _key(verdict)
         self._quiet.pop(key, None)
-        fields = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
         if key not in self._open:
-            finding = Finding(step=step, **fields)
+            finding = finding_of(verdict, step)
             self._open[key] = len(self.findings)
             self.findings.append(finding)
             return Change("new", finding)
@@ -169,7 +168,7 @@ class Ledger:
         held = self.findings[index]
         if SEVERITIES.index(verdict.severity) <= SEVERITIES.index(held.severity):
             return None
-        self.findings[index] = Finding(step=held.step, **fields)
+        self.findings[index] = finding_of(verdict, held.step)
         return Change("worse", self.findings[index])
 
     def _resolve(self, quiet: Iterable[Key], step: int) -> list[Change]:
