@@ -93,13 +93,14 @@ class SiteStats:
     dead_units: int | None = _stat("units whose gate was closed for every sample of the window", "units", "int")
     dead_fraction: float | None = _stat("dead units over units", "share")
     suspect_units: int | None = _stat("silent units with evidence below the window", "units", "int")
+    half_window_units: int | None = _stat("units silent for half of the window or longer, the dead too", "units", "int")
     rare_units: int | None = _stat("units that open on less than 1 % of the samples", "units", "int")
     revived_units: int | None = _stat("units that were dead and opened again", "units", "int")
     evidence_samples: int | None = _stat("samples behind the unit counts, at most the window", "samples", "int")
     first_death_step: int | None = _stat("step at which the first unit of this site fell silent", "steps", "int")
     dying_units: int | None = _stat("living units whose falling firing rate will end before long", "units", "int")
     dying_step: int | None = _stat(
-        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on, if it goes on",
+        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on",
         "steps",
         "int",
     )

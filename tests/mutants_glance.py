@@ -26,7 +26,8 @@ GLANCE = {
         ("a look never watches closer", "closer |= now.last >=", "closer |= now.last < 0 >="),
         ("a look asks on two batches", "observations_C >= MIN_OBSERVATIONS", "observations_C >= 2"),
         ("a look asks on any sample", "samples_C >= SUSPECT_SAMPLES", "samples_C >= 0"),
-        ("a look forgets a full window", " or _is_due(now.window, before.window)", ""),
+        ("a look forgets a full window", "_is_due(a, b) for a, b in", "_is_due(a, b) and a != now.window for a, b in"),
+        ("a look forgets half a window", "samples_C >= max(window / 2, SUSPECT_SAMPLES)", "samples_C >= window"),
         ("a look asks at any silence", "now >= RECORD_FRACTION and", "now > 0 and"),
         ("a look asks again and again", "and now >= before + RECORD_RISE", ""),
         (

@@ -9,7 +9,20 @@ _WIRING, _UPDATES = "diagnose/rules/wiring.py", "diagnose/rules/updates.py"
 _SCALE, _COLLAPSE = "diagnose/rules/scale.py", "diagnose/rules/collapse.py"
 _UNDERFLOW, _TESTS = "diagnose/rules/underflow.py", "test_rules_flow"
 
+_UNITS = "diagnose/rules/units.py"
+
 RULES = [
+    ("half a window tells nothing", _UNITS, "half >= limits.half_window_warning", "False", "test_rules"),
+    ("half a window is a whole one", _UNITS, "limits.half_window_warning", "limits.dead_warning", "test_rules"),
+    ("old logs know no dead units", _UNITS, "max(site.half_window_units or 0, site.dead_units)", "0", "test_rules"),
+    ("half a window is any silence", "collect/units.py", "evidence.window / 2, SUSPECT", "0, SUSPECT", "test_units"),
+    (
+        "half a window is less than suspect",
+        "collect/units.py",
+        "max(evidence.window / 2, SUSPECT_SAMPLES)",
+        "160",
+        "test_units",
+    ),
     ("no-gradient speaks at once", _WIRING, "< limits.unreached_steps", "< 0", _TESTS),
     ("a new head alone is forgotten layers", _WIRING, "len(forgotten) <= limits", "len(forgotten) >= limits", _TESTS),
     ("large updates are stalled", _UPDATES, "max(sizes) >= limits.stalled_update", "max(sizes) < 0", _TESTS),

@@ -257,6 +257,9 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
         (units(10), None), (units(14), "info"), (units(24), "info"), (units(29), "warning"), (units(32), "error"),
         (units(0, suspect_units=37), None), (units(0, suspect_units=39), "warning"),
         (units(10, suspect_units=30), "warning"),
+        (units(0, suspect_units=32, half_window_units=31), None),
+        (units(0, suspect_units=32, half_window_units=32), "warning"),
+        (units(8, 15, suspect_units=5, half_window_units=13), None),
         (units(3, 8), None), (units(6, 8), None), (units(8, 8), "error"), (units(2, 8, suspect_units=6), "warning"),
         (units(15, 16), "error"), (units(13, 15), None),
         (units(1, 1, role="output"), "error"), (units(40, role="output"), None), (units(60, role="output"), "error"),
@@ -297,6 +300,9 @@ def test_dead_units_state_the_bound_and_name_the_units() -> None:
     assert verdict.evidence["units_dead"] == list(range(32))
     early = one("dead-units", snapshot({"act": units(0, suspect_units=40)}))
     assert "silent for at least 300 samples, none of them yet" in early.message and early.severity == "warning"
+    half = one("dead-units", snapshot({"act": units(1, suspect_units=31, half_window_units=32)}))
+    assert "at least 300 samples, 32 for half of the evidence window, 1 of them for the whole" in half.message
+    assert half.evidence["half_window_units"] == 32
     assert "1 of them for the whole" in one("dead-units", snapshot({"act": units(1, suspect_units=40)})).message
 
 
@@ -583,6 +589,7 @@ def test_a_share_is_shown_as_none_or_all_only_if_it_is() -> None:
 def test_no_threshold_lies_inside_the_healthy_range_it_states() -> None:
     limits = Limits()
     assert limits.dead_info < limits.dead_warning < limits.dead_error < limits.silent_warning < limits.dead_narrow
+    assert limits.dead_warning < limits.half_window_warning < limits.silent_warning, "less evidence asks for more units"
     assert limits.saturated_warning < limits.saturated_error < limits.shut_share
     assert limits.vanishing_error < limits.vanishing_warning < 2e-3
     assert limits.vanishing_snapshots <= limits.vanishing_weak_snapshots

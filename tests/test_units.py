@@ -50,6 +50,19 @@ def test_silence_is_first_suspect_and_dead_after_the_window() -> None:
     assert watcher.show([0, 16], times=4).states == "da"
 
 
+def test_silence_is_told_of_half_the_window_before_all_of_it() -> None:
+    watcher = Watcher(3, window=2048)
+    assert watcher.show([0, 16, 0], times=31).half_window == 0, "992 of 2,048 samples"
+    assert watcher.show([0, 16, 0]).half_window == 2
+    verdict = watcher.show([0, 16, 1], times=32)
+    assert (verdict.states, verdict.half_window) == ("daa", 1), "the dead have been silent for half of it too"
+
+
+def test_half_of_a_small_window_is_no_less_than_what_makes_a_suspect() -> None:
+    watcher = Watcher(1, window=320)
+    assert [watcher.show([0], samples=16).half_window for _ in range(19)] == [0] * 18 + [1], "304 samples"
+
+
 def test_few_large_batches_are_not_enough_for_a_death() -> None:
     watcher = Watcher(2)
     assert watcher.show([0, 1], samples=640, times=MIN_OBSERVATIONS - 1).states[0] != "d"

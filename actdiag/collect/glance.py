@@ -44,14 +44,15 @@ class Sight(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """Shares of the units of a site: silent in the last batch, long enough to be suspect, for the whole window."""
+    """Shares of a site: silent in the last batch, long enough to be suspect, for half the window, for all."""
 
     last: float
     suspect: float
+    half: float
     window: float
 
 
-NO_SILENCE = Silence(0.0, 0.0, 0.0)
+NO_SILENCE = Silence(0.0, 0.0, 0.0, 0.0)
 
 
 def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
@@ -63,6 +64,7 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
     return Silence(
         float((observations_C >= 1).mean()),
         float((long_C & (samples_C >= SUSPECT_SAMPLES)).mean()),
+        float((long_C & (samples_C >= max(window / 2, SUSPECT_SAMPLES))).mean()),
         float((long_C & (samples_C >= window)).mean()),
     )
 
@@ -95,7 +97,7 @@ class Glance:
             before = self._most.get(key)
             if before is not None:
                 closer |= now.last >= before.last + CLOSER_RISE
-                record |= _is_due(now.suspect, before.suspect) or _is_due(now.window, before.window)
+                record |= any(_is_due(a, b) for a, b in zip(now[1:], before[1:], strict=True))
             self._most[key] = now if before is None else _raise(before, now)
         return Sight(closer, record)
 
@@ -131,8 +133,7 @@ def _raise(before: Silence, now: Silence) -> Silence:
     """What has asked for something once does not ask again; a share that did not is not kept."""
     return Silence(
         now.last if now.last >= before.last + CLOSER_RISE else before.last,
-        now.suspect if _is_due(now.suspect, before.suspect) else before.suspect,
-        now.window if _is_due(now.window, before.window) else before.window,
+        *(a if _is_due(a, b) else b for a, b in zip(now[1:], before[1:], strict=True)),
     )
 
 

@@ -21,7 +21,7 @@ FREE_SECONDS = 1.0
 ATTENTIVE_STEPS = 64
 """Steps watched one by one at the start, and from where units fall silent: four times the batches that a word about a
 unit needs."""
-RECORD_GAP_STEPS = 8
+RECORD_GAP_STEPS = 4
 """Between a recorded step and one that a look has asked for."""
 _MIN_BASE_STEPS = 8
 _RECORD_SHARE = 0.5

@@ -143,6 +143,7 @@ class UnitVerdict:
     states: str
     evidence_samples: int
     first_death_step: int | None
+    half_window: int
     known: bool
 
     def count(self, letter: str) -> int | None:
@@ -195,6 +196,7 @@ class UnitLedger:
             states="".join(letters),
             evidence_samples=min(evidence.samples, evidence.window),
             first_death_step=int(died.min()) if died.size else None,
+            half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
             known=known,
         )
 

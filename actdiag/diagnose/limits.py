@@ -28,6 +28,8 @@ class Limits:
     """Healthy layers of 8 units had 0.38 and, in front of a gate, 0.75: narrow layers must be nearly all dead."""
     dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
+    half_window_warning: Share = 0.5
+    """Silent for half of the window: between what is asked of the whole window and of the least evidence."""
     silent_warning: Share = 0.6
     """Silent for 16 batches and 300 samples, not yet for the window: suspicion needs more units than proof. Healthy
     layers reached 0.50, runs whose fault is dead units 0.65 to 1.00."""

@@ -34,15 +34,26 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """Defaults, whose intervals follow the clock; and the same intervals on any machine."""
 
 
-def observe(folder: Path, name: str, **options: Any) -> tuple[list[Finding], dict[str, Any]]:
-    """Train a program with actdiag; its findings, and what is true of it."""
+def observe(folder: Path, name: str, **options: Any) -> tuple[list[Said], list[Said], dict[str, Any]]:
+    """Train a program with actdiag; its warnings and errors, its forecasts, and what is true of the program.
+
+    `Finding.step` is where an episode was first told, maybe as info: what counts is when it became a warning.
+    """
     model, optimizer, loss_fn, batches, meta = build(folder, name)
-    with Monitor(model, optimizer, **options) as monitor:
+    told: dict[tuple[str, str, int], Said] = {}
+
+    def listen(finding: Finding) -> None:
+        if at_least(finding.severity, "warning") and monitor.latest is not None:
+            episode = finding.rule, finding.layer, finding.step
+            told.setdefault(episode, Said(finding.rule, finding.layer, monitor.latest.step))
+
+    with Monitor(model, optimizer, on_finding=listen, **options) as monitor:
         for x, y in batches:
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
-    return monitor.findings, meta
+    foretold = [Said(f.rule, f.layer, f.step) for f in monitor.findings if f.rule == "dying-units"]
+    return list(told.values()), foretold, meta
 
 
 def measure(folder: Path, name: str) -> dict[str, Any]:
@@ -73,9 +84,7 @@ def case_of(folder: Path, name: str) -> dict[str, Any]:
     said: dict[str, list[Said]] = {}
     forecasts: dict[str, list[Said]] = {}
     for tool, options in SETTINGS.items():
-        findings, meta = observe(folder, name, **options)
-        said[tool] = [Said(f.rule, f.layer, f.step) for f in findings if at_least(f.severity, "warning")]
-        forecasts[tool] = [Said(f.rule, f.layer, f.step) for f in findings if f.rule == "dying-units"]
+        said[tool], forecasts[tool], meta = observe(folder, name, **options)
     rest = measure(folder, name)
     said |= rest["said"]
     return {

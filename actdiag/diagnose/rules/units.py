@@ -23,6 +23,7 @@ class Evidence(NamedTuple):
     units: int
     dead: int
     suspect: int
+    half_window: int
     samples: int
     dead_indices: list[int]
 
@@ -37,8 +38,8 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
 
     What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
     batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
-    error from 50 %; earlier, from 300 silent samples on, a warning if 60 % of its units are silent. From 20 % it is
-    told as info. Layers of fewer than 16 units, and outputs, need 90 %.
+    error from 50 %; earlier, a warning if 50 % of its units have been silent for half of the window, or 60 % for 300
+    samples. From 20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
     Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.
     Not a problem when: units are rare rather than dead (sparse features); an expert received no data (it is then
     "not executed"); the layer is a gate that has decided, or is frozen; tanh or sigmoid units are closed but swing
@@ -70,8 +71,9 @@ def _evidence(layer: Layer) -> Evidence | None:
         return None
     if len(layer.calls) == 1:
         return Evidence(
-            site.units, site.dead_units, site.suspect_units or 0, site.evidence_samples or 0, site.units_in("dead")
-        )
+            site.units, site.dead_units, site.suspect_units or 0, max(site.half_window_units or 0, site.dead_units),
+            site.evidence_samples or 0, site.units_in("dead"),
+        )  # fmt: skip
     turns = [call.unit_states or "" for _, call in layer.calls]
     if len({len(states) for states in turns}) > 1 or not turns[0]:
         return None
@@ -80,11 +82,11 @@ def _evidence(layer: Layer) -> Evidence | None:
     dead = [i for i, states in enumerate(seen) if states == {letters["dead"]}]
     silent = [states for states in seen if states <= {letters["dead"], letters["suspect"]}]
     samples = sum(call.evidence_samples or 0 for _, call in layer.calls)
-    return Evidence(len(seen), len(dead), len(silent) - len(dead), samples, dead)
+    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), samples, dead)
 
 
 def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
-    dead, silent = evidence.dead / evidence.units, evidence.silent / evidence.units
+    dead, half, silent = (n / evidence.units for n in (evidence.dead, evidence.half_window, evidence.silent))
     narrow = evidence.units < limits.dead_narrow_units
     if _has_two_ends(site) and not _is_pinned(site, limits, narrow=narrow):
         return None
@@ -94,7 +96,7 @@ def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity |
         return "warning" if silent >= limits.dead_narrow else None
     if dead >= limits.dead_error:
         return "error"
-    if dead >= limits.dead_warning or silent >= limits.silent_warning:
+    if dead >= limits.dead_warning or half >= limits.half_window_warning or silent >= limits.silent_warning:
         return "warning"
     return "info" if dead >= limits.dead_info else None
 
@@ -177,6 +179,7 @@ def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why) -> 
         evidence={
             "dead_units": evidence.dead,
             "suspect_units": evidence.suspect,
+            "half_window_units": evidence.half_window,
             "units": evidence.units,
             "dead_fraction": evidence.dead / evidence.units,
             "evidence_samples": evidence.samples,
@@ -199,7 +202,8 @@ def _message(layer: Layer, evidence: Evidence) -> str:
             f"{3 / (evidence.samples or 1):.2%} of samples"
         )
     proven = f"{evidence.dead} of them" if evidence.dead else "none of them yet"
+    half = f", {evidence.half_window} for half of the evidence window" if evidence.half_window > evidence.dead else ""
     return (
         f"{layer.name}: {evidence.silent} {of} {kind} units ({percent(evidence.silent / evidence.units)}) have been "
-        f"silent for at least 300 samples, {proven} for the whole evidence window"
+        f"silent for at least 300 samples{half}, {proven} for the whole{'' if half else ' evidence window'}"
     )
