@@ -65,6 +65,7 @@ class Session:
             [(name, unwrap(module)) for name, module in models.items()],
             self.collector.fail,
             several=self.ranks.several,
+            reducer=self.collector.reducer,
         )
         if self.ranks.several:
             self.collector.on_gradient = self._parameters.saw_gradient

@@ -100,9 +100,7 @@ class SiteStats:
     first_death_step: int | None = _stat("step at which the first unit of this site fell silent", "steps", "int")
     dying_units: int | None = _stat("living units whose falling firing rate will end before long", "units", "int")
     dying_step: int | None = _stat(
-        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on",
-        "steps",
-        "int",
+        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on", "steps", "int"
     )
     dying_earliest_step: int | None = _stat("the same, if its rate falls a standard error faster", "steps", "int")
     dying_latest_step: int | None = _stat("the same, if it falls a standard error slower", "steps", "int")

@@ -50,8 +50,8 @@ MUTANTS = [
     Mutant(
         "micro-batches replace each other",
         "collect/site.py",
-        "part if self.moments is None else merge(self.moments, part)",
-        "part",
+        "found.moments if self.moments is None else merge(self.moments, found.moments)",
+        "found.moments",
         "test_truth test_regimes",
     ),
     Mutant(

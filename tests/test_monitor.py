@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from actdiag import ConfigError, Finding, MemoryWriter, Monitor, Snapshot
+from actdiag.collect.reducing import Eager
 from actdiag.session import FindingError
 from tests.regimes import regime
 
@@ -291,13 +292,12 @@ def test_R57_sites_that_did_not_run_are_named_with_the_reason(caplog: pytest.Log
 def test_R50_a_probe_that_fails_is_switched_off_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import actdiag.collect.site as site
-
     def broken(*args: object) -> None:
         raise RuntimeError("probe is broken")
 
     model, optimizer = small()
-    monkeypatch.setattr(site, "measure_gate", broken)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr("actdiag.collect.reducing.measure_gate", broken)
     with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
         for _ in range(3):
             backward(model)

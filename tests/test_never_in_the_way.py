@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from actdiag import MemoryWriter, Monitor
+from actdiag.collect.reducing import Eager
 from tests.conftest import assert_untouched
 from tests.observing import assert_told, last, on, run
 from tests.regimes import regime
@@ -171,11 +172,11 @@ def test_R51_schedulers_notice_nothing(kind: str, before: bool) -> None:
 
 
 BREAKS = {
-    "forward": ("actdiag.collect.site", "measure"),
-    "gate": ("actdiag.collect.site", "measure_gate"),
-    "gradient": ("actdiag.collect.site", "measure_gradient"),
-    "histogram": ("actdiag.collect.site", "count_octaves"),
-    "evidence": ("actdiag.collect.site", "count_open"),
+    "forward": ("actdiag.collect.reducing", "measure"),
+    "gate": ("actdiag.collect.reducing", "measure_gate"),
+    "gradient": ("actdiag.collect.reducing", "measure_gradient"),
+    "histogram": ("actdiag.collect.reducing", "count_octaves"),
+    "evidence": ("actdiag.collect.reducing", "count_open"),
 }
 
 
@@ -204,6 +205,7 @@ def test_R50_a_statistic_that_raises_costs_its_number_and_one_warning(
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 2))
 
+    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
     monkeypatch.setattr(f"{home}.{name}", broken)
     monitor = run(build, on(data(9, 4)), steps=3)
     assert [s.step for s in monitor.snapshots] == [0, 1, 2]
@@ -229,7 +231,8 @@ def test_R60_ctrl_c_inside_a_hook_of_ours_passes(what: str, monkeypatch: pytest.
     torch.manual_seed(0)
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monkeypatch.setattr(f"actdiag.collect.site.{what}", pressed)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr(f"actdiag.collect.reducing.{what}", pressed)
     with pytest.raises(KeyboardInterrupt), Monitor(model, optimizer, max_overhead=None):
         on(data(9, 4))(model, optimizer)
     assert_untouched(model)

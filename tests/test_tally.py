@@ -39,8 +39,7 @@ def site_of(x: Tensor | None, facts: ActivationFacts | None = RELU, *, step: int
     if x is not None:
         units = arrange(x, 1)
         site.add_forward(units, histogram=True)
-        site.add_gate(units)
-        site.add_evidence(units, step)
+        site.add_read(units, step, recording=True)
         site.add_gradient(4 * x, histogram=True)
         site.order = 1
     return site
@@ -222,7 +221,7 @@ def test_the_evidence_of_ranks_is_that_of_one_process(seed: int, every: int) -> 
                 has[:] = True  # of two micro-batches, a rank has none, the first, or both
             for site, part, there in zip(sites, parts, has, strict=True):
                 if there:
-                    site.add_evidence(arrange(part.float(), 1), step)
+                    site.add_read(arrange(part.float(), 1), step, recording=False)
             whole = torch.cat([part for part, there in zip(parts, has, strict=True) if there])
             single.observe(whole.sum(0), len(whole), step)
             if not all(has):

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from actdiag.collect.slopes import (
+    Over,
     above,
     gelu_slope,
     gelu_tanh_slope,
     hardswish_slope,
     inside,
     mish_slope,
-    over,
     silu_slope,
 )
 
@@ -44,6 +44,8 @@ class ActivationFacts:
     - `saturated_low`, `saturated_high`: the same for saturated; None for a function that is not bounded there.
     - `expected_mean`, `expected_std`: of f(z) for z ~ N(0, 1); None if unknown. "Mean 0.4 after ReLU" is normal.
     - `max_slope`: the largest |f'|.
+    - `form`: how the fused kernel computes `gate`: "open", 1 where not closed; "square", a + b·x + c·x² of `square`;
+      "table", read off 8,193 values, for a gate without jumps; None: it leaves that to `gate`.
     - `clips`: closed exactly at its bounds, so that comparisons are made in the tensor's own dtype.
     """
 
@@ -58,6 +60,8 @@ class ActivationFacts:
     expected_std: float | None = None
     max_slope: float = 1.0
     clips: bool = False
+    form: Literal["open", "square", "table"] | None = None
+    square: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def bounded(self) -> bool:
@@ -83,8 +87,7 @@ class ActivationFacts:
 
 _TANH_CLOSED = math.sqrt(1 - CLOSED_GATE)
 _SIGMOID_CLOSED = ((1 - _TANH_CLOSED) / 2, (1 + _TANH_CLOSED) / 2)
-_SOFTSIGN_CLOSED = 1 - math.sqrt(CLOSED_GATE)
-_SOFTSIGN_SATURATED = 1 - math.sqrt(SATURATED_GATE)
+_SOFTSIGN_CLOSED, _SOFTSIGN_SATURATED = 1 - math.sqrt(CLOSED_GATE), 1 - math.sqrt(SATURATED_GATE)
 
 RELU = ActivationFacts(
     name="ReLU",
@@ -94,6 +97,7 @@ RELU = ActivationFacts(
     expected_mean=0.39894,
     expected_std=0.58382,
     clips=True,
+    form="open",
 )
 # Zero is ReLU6's inactive end, as it is ReLU's: only the upper bound is called saturated.
 RELU6 = replace(RELU, name="ReLU6", gate=inside(0.0, 6.0), closed_high=6.0, saturated_high=6.0)
@@ -101,6 +105,8 @@ TANH = ActivationFacts(
     name="Tanh",
     reads="output",
     gate=lambda a: 1 - a * a,
+    form="square",
+    square=(1.0, 0.0, -1.0),
     closed_low=-_TANH_CLOSED,
     closed_high=_TANH_CLOSED,
     saturated_low=-0.97,
@@ -112,6 +118,8 @@ SIGMOID = ActivationFacts(
     name="Sigmoid",
     reads="output",
     gate=lambda a: 4 * a * (1 - a),
+    form="square",
+    square=(0.0, 4.0, -4.0),
     closed_low=_SIGMOID_CLOSED[0],
     closed_high=_SIGMOID_CLOSED[1],
     saturated_low=0.015,
@@ -132,11 +140,13 @@ HARDSIGMOID = ActivationFacts(
     expected_std=0.16625,
     max_slope=1 / 6,
     clips=True,
+    form="open",
 )
 SOFTSIGN = ActivationFacts(
     name="Softsign",
     reads="output",
     gate=lambda a: (1 - a.abs()) ** 2,
+    form="table",
     closed_low=-_SOFTSIGN_CLOSED,
     closed_high=_SOFTSIGN_CLOSED,
     saturated_low=-_SOFTSIGN_SATURATED,
@@ -148,6 +158,7 @@ LOGSIGMOID = ActivationFacts(
     name="LogSigmoid",
     reads="output",
     gate=lambda a: -torch.expm1(a),
+    form="table",
     closed_high=math.log1p(-CLOSED_GATE),
     expected_mean=-0.80606,
     expected_std=0.52107,
@@ -155,7 +166,8 @@ LOGSIGMOID = ActivationFacts(
 GELU = ActivationFacts(
     name="GELU",
     reads="input",
-    gate=over(gelu_slope, 1.12890),
+    gate=Over(gelu_slope, 1.12890),
+    form="table",
     closed_low=-3.0217,
     expected_mean=0.28209,
     expected_std=0.58792,
@@ -163,7 +175,7 @@ GELU = ActivationFacts(
 )
 GELU_TANH = replace(
     GELU,
-    gate=over(gelu_tanh_slope, 1.12899),
+    gate=Over(gelu_tanh_slope, 1.12899),
     closed_low=-3.0094,
     expected_mean=0.28204,
     max_slope=1.12899,
@@ -171,25 +183,26 @@ GELU_TANH = replace(
 SILU = ActivationFacts(
     name="SiLU",
     reads="input",
-    gate=over(silu_slope, 1.09984),
+    gate=Over(silu_slope, 1.09984),
+    form="table",
     closed_low=-6.1429,
     expected_mean=0.20662,
     expected_std=0.55954,
     max_slope=1.09984,
 )
-QUICK_GELU = ActivationFacts(
-    name="QuickGELU",  # x * sigmoid(1.702 x), of GPT-1 and CLIP
-    reads="input",
-    gate=over(lambda z: silu_slope(1.702 * z), 1.09984),
+QUICK_GELU = replace(
+    SILU,
+    name="QuickGELU",  # x * sigmoid(1.702 x)
+    gate=Over(lambda z: silu_slope(1.702 * z), 1.09984),
     closed_low=-3.6092,
     expected_mean=0.28233,
     expected_std=0.58501,
-    max_slope=1.09984,
 )
 MISH = ActivationFacts(
     name="Mish",
     reads="input",
-    gate=over(mish_slope, 1.08850),
+    gate=Over(mish_slope, 1.08850),
+    form="table",
     closed_low=-6.1588,
     expected_mean=0.24040,
     expected_std=0.62813,
@@ -198,7 +211,7 @@ MISH = ActivationFacts(
 HARDSWISH = ActivationFacts(
     name="Hardswish",
     reads="input",
-    gate=over(hardswish_slope, 1.5),
+    gate=Over(hardswish_slope, 1.5),
     closed_low=-3.0,
     expected_mean=0.16622,
     expected_std=0.55131,
@@ -220,6 +233,7 @@ def hardtanh_facts(low: float, high: float) -> ActivationFacts:
         expected_mean=0.0 if standard else None,
         expected_std=0.71837 if standard else None,
         clips=True,
+        form="open",
     )
 
 
@@ -253,11 +267,7 @@ def elu_facts(name: str, alpha: float, *, scale: float = 1.0, celu: bool = False
     width = alpha if celu else 1.0
     below_at_zero = floor / width
     largest = max(scale, below_at_zero)
-    expected = {
-        ("ELU", 1.0): (0.16052, 0.78688),
-        ("CELU", 1.0): (0.16052, 0.78688),
-        ("SELU", alpha): (0.0, 1.0),
-    }
+    expected = {("ELU", 1.0): (0.16052, 0.78688), ("CELU", 1.0): (0.16052, 0.78688), ("SELU", alpha): (0.0, 1.0)}
     mean, std = expected.get((name, alpha), (None, None))
 
     def gate(a: Tensor) -> Tensor:

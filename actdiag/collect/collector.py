@@ -17,6 +17,7 @@ from actdiag.collect.gates import Gates
 from actdiag.collect.hooks import counts, observe, see_gradient
 from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import find_parallel
+from actdiag.collect.reducing import reducer
 from actdiag.collect.scope import Scope
 from actdiag.collect.site import Site
 from actdiag.collect.sites import Target, discover
@@ -45,6 +46,7 @@ class Collector:
         self._observed = {target.name for target in self.targets if target.facts is not None}
         self.sites: dict[tuple[str, int], Site] = {}
         self.scope = Scope()
+        self.reducer = reducer()
         self.recording = False
         self.single = False
         self.step = 0
@@ -89,7 +91,8 @@ class Collector:
         """The site of one call, made when it is first seen."""
         site = self.sites.get((key, index))
         if site is None:
-            site = self.sites[key, index] = Site(call_name(key, index, several=index > 0), kind, role, facts)
+            name = call_name(key, index, several=index > 0)
+            site = self.sites[key, index] = Site(name, kind, role, facts, reducer=self.reducer)
             self.needs_scope = self.needs_scope or index > 0
         site.facts = facts
         if site.order == 0:
@@ -138,13 +141,9 @@ class Collector:
         self._generation += 1
         self.step, self.recording, self.single = step, recording, False
         self.scope.clear()
-        if recording:
-            self._order = 0
-            for site in self.sites.values():
-                site.clear()
-        else:
-            for site in self.sites.values():
-                site.forward_calls = 0
+        self._order = 0 if recording else self._order
+        for site in self.sites.values():
+            site.begin(recording=recording)
         self.attach()
 
     def restart(self) -> None:

@@ -62,8 +62,10 @@ class Accumulated:
         record: ParameterRecord | None,
         fail: Callable[[str, Exception], None] | None,
         ask: Callable[[], None] | None = None,
+        *,
+        squares: Callable[[list[Tensor]], list[Tensor]] = squares,
     ) -> None:
-        self._record, self._fail, self._ask = record, fail, ask
+        self._record, self._fail, self._ask, self._squares = record, fail, ask, squares
 
     def __call__(self, parameter: Tensor) -> None:
         # What another loss adds after the optimizer has stepped (a GAN's generator, to the discriminator) is not
@@ -79,7 +81,7 @@ class Accumulated:
                 self._ask()
                 return
             with torch.no_grad():
-                (self._record.accumulated,) = squares([dense(parameter.grad)])
+                (self._record.accumulated,) = self._squares([dense(parameter.grad)])
                 self._record.scaled = True
         except Exception as error:
             if self._fail is not None:

@@ -26,7 +26,7 @@ def count_octaves(x: Tensor) -> Tensor:
     the mean by 0.13 std), so the stride is odd and coprime with the number of elements. No synchronization.
     """
     flat = x.reshape(-1)
-    stride = _stride(flat.numel())
+    stride = stride_of(flat.numel())
     if stride > 1:
         flat = flat[::stride]
     bits = flat.to(torch.float32).contiguous().view(torch.int32)
@@ -38,7 +38,8 @@ def count_octaves(x: Tensor) -> Tensor:
     return torch.zeros(BINS, dtype=torch.int64, device=x.device).scatter_add_(0, index.long(), ones)
 
 
-def _stride(n: int) -> int:
+def stride_of(n: int) -> int:
+    """Every how many-th of n elements is counted: odd, and without a factor in common with n."""
     stride = max(1, -(-n // SAMPLE))
     if stride == 1:
         return 1

@@ -196,14 +196,14 @@ def observe(
     counted = counts(site, recorder)
     if counted:
         dim = recorder.unit_dim(site.name.partition("#")[0], module, mine)
+        source = _source(site, recorder, module, given, mine)
         if recorder.recording:
             recorder.note_output(out, site)
             if recorder.parallel is not None:
                 site.place = recorder.parallel.locate(module, given, out, dim)
-            if not _add_output(site, recorder, mine, dim):
+            if not _add_output(site, recorder, mine, dim, read=source is mine):
                 return
-        source = _source(site, recorder, module, given, mine)
-        if source is not None:
+        if source is not None and (source is not mine or not recorder.recording):
             read_gate(site, recorder, source, dim)
         site.forward_calls += not in_backward()
     elif not site.traced and not torch.is_grad_enabled():
@@ -214,12 +214,14 @@ def observe(
         catch_gradient(out, site, recorder, owned=_has_parameters(module))
 
 
-def _add_output(site: Site, recorder: Recorder, mine: Tensor, dim: int) -> bool:
+def _add_output(site: Site, recorder: Recorder, mine: Tensor, dim: int, *, read: bool) -> bool:
+    """Whether it could be added. `read`: the facts read the output itself, which is gone through once."""
     if recorder.parallel is not None and site.place is None:
         site.refused = NO_PLACE
         return False
     with quiet(mine):
-        return site.add_forward(arrange(mine.detach(), dim), histogram=recorder.histograms)
+        units = arrange(mine.detach(), dim)
+        return site.add_forward(units, histogram=recorder.histograms, read=recorder.step if read else None)
 
 
 def _source(
@@ -241,10 +243,7 @@ def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:
     if site.facts is None:
         return
     with quiet(x):
-        units = arrange(x.detach(), dim)
-        if recorder.recording:
-            site.add_gate(units)
-        site.add_evidence(units, recorder.step)
+        site.add_read(arrange(x.detach(), dim), recorder.step, recording=recorder.recording)
 
 
 def own(x: Tensor | None, recorder: Recorder) -> Tensor | None:

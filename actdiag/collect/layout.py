@@ -76,7 +76,7 @@ def arrange(x: Tensor, unit_dim: int) -> Units:
     if dim == x.ndim - 1:
         return Units(x.reshape(-1, 1, x.shape[-1]), 2)
     if dim != 1:
-        x = x.movedim(dim, 1)
+        return arrange(x.movedim(dim, 1), 1)
     if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return Units(x.permute(0, 2, 3, 1).flatten(1, 2), 2)
     return Units(x.flatten(2), 1)

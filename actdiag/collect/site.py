@@ -6,22 +6,11 @@ import torch
 from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
-from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import Units
-from actdiag.collect.moments import (
-    GateSums,
-    GradientSums,
-    Moments,
-    add_gates,
-    add_gradients,
-    measure,
-    measure_gate,
-    measure_gradient,
-    merge,
-)
+from actdiag.collect.moments import GateSums, GradientSums, Moments, add_gates, add_gradients, merge
 from actdiag.collect.parallel import Place
 from actdiag.collect.recent import Recent
-from actdiag.collect.units import count_open
+from actdiag.collect.reducing import Asked, Eager, Reducer
 from actdiag.snapshot import Role
 
 
@@ -32,7 +21,10 @@ class Site:
     where layers are divided among ranks.
     """
 
-    def __init__(self, name: str, kind: str, role: Role, facts: ActivationFacts | None) -> None:
+    def __init__(
+        self, name: str, kind: str, role: Role, facts: ActivationFacts | None, *, reducer: Reducer | None = None
+    ) -> None:
+        self._reducer = reducer or Eager()
         self.name = name
         self.kind = kind
         self.role = role
@@ -41,6 +33,12 @@ class Site:
         self.recent: Recent | None = None
         self.place: Place | None = None
         self.clear()
+
+    def begin(self, *, recording: bool) -> None:
+        """A step begins: a watched one only counts its calls."""
+        if recording:
+            self.clear()
+        self.forward_calls = 0
 
     def clear(self) -> None:
         """Forget the step, keep what was observed of the units."""
@@ -56,41 +54,49 @@ class Site:
         self.gradient: GradientSums | None = None
         self.gradient_octaves: Tensor | None = None
 
-    def add_forward(self, units: Units, *, histogram: bool) -> bool:
-        """Add one call's output to this step; whether it could be. Calls and micro-batches merge exactly."""
-        part = measure(units)
-        if self.moments is not None and self.moments.n_C.shape != part.n_C.shape:
-            self.refused = f"its number of units changes: {len(self.moments.n_C)}, then {len(part.n_C)}"
+    def add_forward(self, units: Units, *, histogram: bool, read: int | None = None) -> bool:
+        """Add one call's output to this step; whether it could be. Calls and micro-batches merge exactly.
+
+        `read`: the step, if this is also the variable that the facts read: gates and evidence are added too.
+        """
+        if self.moments is not None and len(self.moments.n_C) != units.units:
+            self.refused = f"its number of units changes: {len(self.moments.n_C)}, then {units.units}"
             return False
-        octaves = count_octaves(units.x) if histogram else None
-        self.moments = part if self.moments is None else merge(self.moments, part)
-        if octaves is not None:
-            self.octaves = octaves if self.octaves is None else self.octaves + octaves
+        gate, opens = self._reads(recording=True) if read is not None else (False, False)
+        found = self._reducer.reduce(units, self.facts, Asked(True, histogram, gate, opens))
+        if found.moments is not None:
+            self.moments = found.moments if self.moments is None else merge(self.moments, found.moments)
+        if found.octaves is not None:
+            self.octaves = found.octaves if self.octaves is None else self.octaves + found.octaves
         self.elements += units.x.numel()
         self.samples += units.samples
+        self._add_read(units, found.gate, found.open_C, read or 0)
         return True
 
-    def add_gate(self, read: Units) -> None:
-        """Add the gates of one call; `read` is the variable that the facts read."""
-        if self.facts is None:
-            return
-        part = measure_gate(read.units_last(), self.facts)
-        self.gate = part if self.gate is None else add_gates(self.gate, part)
+    def add_read(self, units: Units, step: int, *, recording: bool) -> None:
+        """Add gates (recorded steps) and evidence about units of one call; `units` hold what the facts read."""
+        gate, opens = self._reads(recording=recording)
+        if gate or opens:
+            found = self._reducer.reduce(units, self.facts, Asked(gate=gate, open=opens))
+            self._add_read(units, found.gate, found.open_C, step)
 
-    def add_evidence(self, read: Units, step: int) -> None:
-        """Add one call to what was observed of the units since the last recorded step."""
-        if self.facts is None or not self.facts.can_close:
+    def _reads(self, *, recording: bool) -> tuple[bool, bool]:
+        """Whether gates, and openings, are to be counted."""
+        return recording and self.facts is not None, self.facts is not None and self.facts.can_close
+
+    def _add_read(self, units: Units, gate: GateSums | None, open_C: Tensor | None, step: int) -> None:
+        if gate is not None:
+            self.gate = gate if self.gate is None else add_gates(self.gate, gate)
+        if open_C is None:
             return
-        if self.recent is None or read.units != self.recent.units:
-            self.recent = Recent(read.units, read.x.device)
-        self.recent.observe(count_open(read, self.facts), read.samples, step)
+        if self.recent is None or units.units != self.recent.units:
+            self.recent = Recent(units.units, units.x.device)
+        self.recent.observe(open_C, units.samples, step)
 
     def add_gradient(self, g: Tensor, *, histogram: bool) -> None:
         """Add one backward's gradient. Under create_graph the gradient has a graph: none of it is kept."""
         with torch.no_grad():
-            g = g.detach()
-            part = measure_gradient(g)
-            octaves = count_octaves(g) if histogram else None
+            part, octaves = self._reducer.gradient(g.detach(), octaves=histogram)
             self.gradient = part if self.gradient is None else add_gradients(self.gradient, part)
             if octaves is not None:
                 self.gradient_octaves = octaves if self.gradient_octaves is None else self.gradient_octaves + octaves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,9 +50,19 @@ def hardswish_slope(z: Tensor) -> Tensor:
     return torch.where(z <= -3, torch.zeros_like(z), torch.where(z >= 3, torch.ones_like(z), between))
 
 
-def over(slope: Callable[[Tensor], Tensor], largest: float) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class Over:
     """The gate: |slope| over the largest."""
-    return lambda z: slope(z).abs() / largest
+
+    slope: Callable[[Tensor], Tensor]
+    largest: float
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.signed(z).abs()
+
+    def signed(self, z: Tensor) -> Tensor:
+        """With the sign of the slope, so that it has no kink where the slope vanishes."""
+        return self.slope(z) / self.largest
 
 
 def inside(low: float, high: float) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,282 @@
+"""The fused kernel gives what the eager functions give, for every tensor; where it cannot be had, they do the work."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from actdiag import Monitor
+from actdiag.collect import activations as facts_of
+from actdiag.collect import fused, reducing
+from actdiag.collect.activations import ActivationFacts, elu_facts, hardtanh_facts, leaky_facts
+from actdiag.collect.fused import kernel
+from actdiag.collect.layout import Units, arrange
+from actdiag.collect.reducing import Asked, Eager, Fused, Reduction, reducer
+from tests.oracle import statistics
+
+NAN, INF = float("nan"), float("inf")
+SHAPES = [(), (7,), (5, 3), (40, 300), (4, 3, 2), (2, 3, 4, 5), (3, 20, 9, 9), (1, 1), (2, 3, 2, 2, 2), (6, 4, 1)]
+INTO = {"LOGSIGMOID": lambda x: -x.abs(), "SOFTSIGN": nn.functional.softsign}
+"""Outside of its outputs a gate that is read off them has no meaning."""
+EVERYTHING = Asked(moments=True, octaves=True, gate=True, open=True)
+HALF_OPEN = ActivationFacts(name="Mine", reads="output", gate=None, closed_high=0.1, saturated_high=0.7)
+FACTS = {
+    name: getattr(facts_of, name)
+    for name in (
+        "RELU", "RELU6", "TANH", "SIGMOID", "HARDSIGMOID", "SOFTSIGN", "LOGSIGMOID", "GELU", "GELU_TANH", "SILU",
+        "QUICK_GELU", "MISH", "HARDSWISH", "SELU",
+    )
+} | {
+    "Hardtanh": hardtanh_facts(-0.3, 0.1), "LeakyReLU": leaky_facts("LeakyReLU", 0.2, default=0.01),
+    "ELU": elu_facts("ELU", 1.0), "no gate": HALF_OPEN, "none": None,
+}  # fmt: skip
+
+compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
+
+
+def same(found: Reduction, expected: Reduction, n: int) -> None:
+    """Counts are equal, sums nearly: what a table gives is right to 1e-5 an element."""
+    assert found.moments is not None and expected.moments is not None
+    for name, a, b in zip(found.moments._fields, found.moments, expected.moments, strict=True):
+        loose = name in ("mean_C", "m2_C")
+        torch.testing.assert_close(a, b, rtol=1e-9 if loose else 0, atol=1e-9 if loose else 0, msg=name)
+    assert found.octaves is not None and expected.octaves is not None and found.open_C is not None
+    assert found.octaves.tolist() == expected.octaves.tolist()
+    if expected.gate is not None and found.gate is not None:
+        of = zip(found.gate, expected.gate, strict=True)
+        assert all(float(a) == pytest.approx(float(b), rel=1e-6, abs=1e-5 * n) for a, b in of)
+        assert found.gate.n == expected.gate.n and found.gate.low == expected.gate.low
+        assert found.gate.high == expected.gate.high
+    assert expected.open_C is None or found.open_C.tolist() == expected.open_C.tolist()
+
+
+def tensor_of(shape: tuple[int, ...], *, seed: int, dtype: torch.dtype, bad: float, memory: str) -> Tensor:
+    """A third of it exact zeros, some of it constant units, some of it not finite."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator) * 2 + 0.3
+    x[torch.rand(shape, generator=generator) < 0.3] = 0.0
+    x[torch.rand(shape, generator=generator) < bad] = [NAN, INF, -INF][seed % 3]
+    if x.ndim > 1 and seed % 4 == 0:
+        x[:, 0] = [0.0, -25.0, 3.0, NAN][seed // 4 % 4]
+    x = x.to(dtype)
+    if x.ndim == 0:
+        return x
+    if memory == "transposed" and x.ndim > 1:
+        return x.transpose(0, -1)
+    if memory == "strided":
+        return x.repeat_interleave(2, dim=-1)[..., ::2]
+    if memory == "expanded":
+        return x[:1].expand(3, *x.shape[1:])
+    if memory == "channels_last" and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+@compiled
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(SHAPES),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.integers(0, 10**6),
+    st.sampled_from(["plain", "transposed", "strided", "expanded", "channels_last"]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+    st.sampled_from(sorted(FACTS)),
+)  # fmt: skip
+def test_the_kernel_and_the_eager_functions_agree(
+    shape: tuple[int, ...], dtype: torch.dtype, seed: int, memory: str, bad: float, name: str
+) -> None:
+    x, facts = tensor_of(shape, seed=seed, dtype=dtype, bad=bad, memory=memory), FACTS[name]
+    if name in INTO:
+        x = INTO[name](x)
+    for dim in {0, min(1, max(x.ndim - 1, 0)), max(x.ndim - 1, 0)}:
+        units = arrange(x, dim)
+        if facts is None:
+            asked = Asked(moments=True, octaves=True)
+            found, expected = (r.reduce(units, None, asked) for r in (Fused(), Eager()))
+            assert found.gate is None and found.open_C is None
+            same(found._replace(open_C=torch.zeros(0)), expected, x.numel())
+            continue
+        found, expected = (r.reduce(units, facts, EVERYTHING) for r in (Fused(), Eager()))
+        same(found, expected, x.numel())
+        for part in (Asked(gate=True), Asked(open=True), Asked(gate=True, open=True)):
+            alone = Fused().reduce(units, facts, part)
+            assert alone.moments is None and alone.octaves is None
+            assert (alone.open_C is None) == (not part.open) and (alone.gate is None) == (not part.gate)
+            if alone.open_C is not None and found.open_C is not None:
+                assert alone.open_C.tolist() == found.open_C.tolist()
+            if alone.gate is not None and found.gate is not None:
+                pairs = zip(alone.gate, found.gate, strict=True)
+                assert all(float(a) == pytest.approx(float(b), rel=1e-12, abs=1e-12) for a, b in pairs)
+
+
+@compiled
+@pytest.mark.parametrize("dim", [1, 2])
+def test_the_variance_survives_a_mean_ten_thousand_times_the_spread(dim: int) -> None:
+    x = torch.randn(50, 40, 30, generator=torch.Generator().manual_seed(0)) * 0.01 + 100
+    x[0, 0, 0] = NAN
+    truth = statistics(x, dim)
+    found = Fused().reduce(Units(x, dim), None, Asked(moments=True)).moments
+    assert found is not None and float(found.nonfinite) == 1
+    mean = float((found.mean_C * found.n_C).sum() / found.n_C.sum())
+    assert mean == pytest.approx(truth["mean"], rel=1e-12)
+    within = float(found.m2_C.sum() / found.n_C.sum())
+    clean = torch.where(x.isfinite(), x.double(), torch.nan)
+    by_unit = clean.movedim(dim, 0).flatten(1)
+    expected = (by_unit - by_unit.nanmean(1, keepdim=True)).square().nansum() / by_unit.isfinite().sum()
+    assert within == pytest.approx(float(expected), rel=1e-9)
+
+
+@compiled
+@pytest.mark.parametrize("shape", [(0,), (1,), (9,), (33, 65), (4, 3, 5, 5), (700, 999)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_gradients_agree(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-25
+    g[torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.2] = 0
+    if g.numel() > 4:
+        g.view(-1)[2], g.view(-1)[3] = NAN, -INF
+    g = g.to(dtype)
+    for x in (g, g.t() if g.ndim == 2 else g, g[None].expand(2, *g.shape)):
+        if not x.numel():
+            continue
+        (found, octaves), (expected, counts) = (r.gradient(x, octaves=True) for r in (Fused(), Eager()))
+        assert [float(v) for v in found] == pytest.approx([float(v) for v in expected], rel=1e-9, abs=0)
+        assert octaves is not None and counts is not None and octaves.tolist() == counts.tolist()
+    assert Fused().gradient(torch.ones(3), octaves=False)[1] is None
+
+
+@compiled
+@pytest.mark.parametrize("dtypes", [[torch.float32] * 3, [torch.float32, torch.float64, torch.bfloat16]])
+def test_sums_of_squares_agree_and_pass_on_what_is_not_finite(dtypes: list[torch.dtype]) -> None:
+    tensors = [torch.randn(n, 3, 2, 2).to(dtype) for n, dtype in zip((1, 0, 50), dtypes, strict=True)]
+    tensors += [torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last), torch.randn(6, 4).t()]
+    tensors += [torch.full((2,), 1e-25), torch.tensor([1.0, NAN]), torch.tensor([INF])]
+    found, expected = (r.squares(tensors) for r in (Fused(), Eager()))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0, equal_nan=True)
+    assert Fused().squares([]) == []
+
+
+NUMBERS = ("mean", "std", "rms", "mean_energy", "gate_mean", "saturated_fraction", "grad_rms", "grad_zero_fraction")
+
+
+@compiled
+def test_a_training_is_told_the_same_by_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(make: Any) -> list[Any]:
+        monkeypatch.setattr("actdiag.collect.collector.reducer", make)
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3), nn.GELU(), nn.Flatten(),
+            nn.Linear(96, 20), nn.Tanh(), nn.Linear(20, 4),
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Monitor(model, optimizer, log_every_n_steps=2, watch_every_n_steps=1, max_overhead=None) as monitor:
+            for _ in range(24):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(torch.randn(16, 3, 8, 8)), torch.randint(0, 4, (16,))).backward()
+                optimizer.step()
+        return monitor.snapshots
+
+    for mine, theirs in zip(run(Fused), run(Eager), strict=True):
+        for name, site in theirs.sites.items():
+            found = mine.sites[name]
+            for key in ("n", "units", "dead_units", "nonfinite", "unit_states", "histogram", "grad_histogram"):
+                assert getattr(found, key) == getattr(site, key), (name, key)
+            for key in NUMBERS:
+                a, b = getattr(found, key), getattr(site, key)
+                assert (a is None) == (b is None) and (a is None or a == pytest.approx(b, rel=1e-5, abs=1e-6)), key
+        for name, parameter in theirs.parameters.items():
+            found_norms = mine.parameters[name]
+            for key in ("weight_norm", "grad_norm", "update_ratio", "grad_zero_fraction"):
+                a, b = getattr(found_norms, key), getattr(parameter, key)
+                assert (a is None) == (b is None) and (a is None or a == pytest.approx(b, rel=1e-6)), (name, key)
+
+
+# Where there is no kernel -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As if nothing had been compiled yet, with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("ACTDIAG_FUSED", raising=False)
+    monkeypatch.setattr(reducing, "kernel", fused.kernel.__wrapped__)
+    return tmp_path / "actdiag"
+
+
+def test_without_a_compiler_torch_does_the_work(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert isinstance(reducer(), Eager) and not fresh.exists()
+
+
+def test_the_environment_can_leave_it_out(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTDIAG_FUSED", "0")
+    assert isinstance(reducer(), Eager) and not fresh.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [subprocess.CalledProcessError(1, "cc"), subprocess.TimeoutExpired("cc", 60), OSError("no disk")]
+)
+def test_a_compiler_that_fails_is_no_error(fresh: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/cc")
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert isinstance(reducer(), Eager)
+    assert list(fresh.iterdir()) == [], "nothing half made stays"
+
+
+@compiled
+def test_it_is_compiled_once_into_a_folder_of_the_users_own(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
+    (library,) = fresh.iterdir()
+    assert library.suffix == ".so" and fresh.stat().st_mode & 0o077 == 0
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(subprocess, "run", never)
+    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
+    monkeypatch.setattr(fused, "_processor", lambda: "another one")
+    with pytest.raises(AssertionError, match="compiled again"):
+        fused.kernel.__wrapped__()
+
+
+@compiled
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "actdiag").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fused._throwaway.cache_clear()
+    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
+    folder = fused._throwaway()
+    assert len(list(folder.iterdir())) == 1
+    shutil.rmtree(folder)
+    fused._throwaway.cache_clear()
+
+
+@compiled
+def test_a_large_tensor_is_left_to_torch_where_it_has_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, dtype=torch.float32).expand(reducing._MANY_ELEMENTS + 1)
+    for threads, fits in ((reducing._MANY_THREADS, True), (reducing._MANY_THREADS + 1, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert reducing._fits(x) is fits and reducing._fits(x[1:])
+    assert not reducing._fits(torch.zeros(3, dtype=torch.float64))
+    assert not reducing._fits(torch.zeros(3, device="meta"))
+
+
+def test_ends_between_two_float32_lie_at_or_beyond_the_bound() -> None:
+    for bound in (-0.97, 0.97, 0.015, 0.1, 0.5):
+        low, high = reducing._inward(bound, -INF), reducing._inward(bound, INF)
+        assert low <= bound <= high
+        assert (low == high) == (bound == 0.5)
+        assert high - low < 1e-7
