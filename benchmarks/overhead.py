@@ -1,10 +1,13 @@
 """What observing costs, as ratios to the bare training.
 
 A bare and an observed copy of a model train side by side in one process, single steps alternating A B B A, so that a
-busy machine slows both alike. Every variant runs in a fresh process. Ratios of medians of thread CPU time and of wall
-time; an A/A control tells how far they can be trusted. The number of recorded steps is asserted.
+busy machine slows both alike. Every variant runs in fresh processes; shown are medians over them, and the range of
+the wall ratio. The A/A control compares two bare copies, and tells how far ratios can be trusted. That every step that
+should have been recorded was is asserted. Operators are counted over one more step by a dispatch mode.
 
-    python benchmarks/overhead.py [--pairs N] [--models mlp,cnn,gpt] [--variants TEXT] [--append docs/cost.md]
+    python benchmarks/overhead.py [--models mlp,lstm,cnn,gpt] [--variants TEXT] [--processes N] [--append docs/cost.md]
+
+Peers that are not installed are left out: `pip install -r ./benchmarks/requirements-peers.txt`.
 """
 
 from __future__ import annotations
@@ -13,141 +16,84 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from overhead_peers import PEERS
+from torch.utils._python_dispatch import TorchDispatchMode
+from workloads import MODELS, PAIRS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
 
-Built = tuple[nn.Module, tuple[Tensor, Tensor]]
+EVERY_STEP = {"log_every_n_steps": 1, "watch_every_n_steps": 1, "max_overhead": None}
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "A/A control": None,
+    "defaults": {},
+    "every 50 steps, watched every 4": {"max_overhead": None, "attentive": False},
+    "every 10 steps": {"log_every_n_steps": 10, "watch_every_n_steps": 10, "max_overhead": None},
+    "every step": EVERY_STEP,
+    "every step, without the kernel": EVERY_STEP,
+    "compiled, A/A control": None,
+    "compiled, every step": EVERY_STEP,
+}
+WARM_UP = 10
 
 
-def mlp() -> Built:
-    """64-256-256-256-128-10 on batches of 64: the worst case, a step of 1 to 2 ms."""
-    sizes = [64, 256, 256, 256, 128]
-    layers: list[nn.Module] = []
-    for a, b in pairwise(sizes):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(128, 10)), (torch.randn(64, 64), torch.randint(0, 10, (64,)))
-
-
-def cnn() -> Built:
-    """Eight 3 x 3 convolutions of width 16 to 64 with batch norm, on 64 x 3 x 32 x 32."""
-    layers: list[nn.Module] = []
-    widths = [3, 16, 16, 32, 32, 32, 64, 64, 64]
-    for i, (a, b) in enumerate(pairwise(widths)):
-        stride = 2 if i in (2, 5) else 1
-        layers += [nn.Conv2d(a, b, 3, padding=1, stride=stride, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    return net, (torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,)))
-
-
-class Gpt(nn.Module):
-    """Two pre-norm blocks, d = 256, T = 128."""
+class Counted(TorchDispatchMode):
+    """Counts operators that do work, and those among them that read a value back to Python."""
 
     def __init__(self) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(256, 4, 1024, 0.0, nn.GELU(), batch_first=True, norm_first=True)
-        self.words = nn.Embedding(512, 256)
-        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(256, 512)
+        self.operators = self.reads = 0
 
-    def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.head(self.blocks(self.words(ids)))
-        return out.flatten(0, 1)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        self.operators += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
-def gpt() -> Built:
-    """A small language model on 8 x 128 tokens."""
-    return Gpt(), (torch.randint(0, 512, (8, 128)), torch.randint(0, 512, (8 * 128,)))
+def operators(step: Callable[[], None]) -> tuple[int, int]:
+    """Operators of one step, and values read back."""
+    with Counted() as mode:
+        step()
+    return mode.operators, mode.reads
 
 
-MODELS: dict[str, Callable[[], Built]] = {"mlp": mlp, "cnn": cnn, "gpt": gpt}
-VARIANTS: dict[str, dict[str, Any] | str | None] = {
-    "A/A control": None,
-    "defaults": {},
-    "every 50 steps, watched every 4": {"max_overhead": None},
-    "every 10 steps": {"log_every_n_steps": 10, "watch_every_n_steps": 10, "max_overhead": None},
-    "every step": {"log_every_n_steps": 1, "watch_every_n_steps": 1, "max_overhead": None},
-    "hand-written hooks, every step": "peer",
-}
-
-
-class HandWritten:
-    """The peer that everybody writes: forward hooks with .item(), gradient norms, add_scalar. No histograms."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer, self.step, self.model = SummaryWriter(folder), 0, model
-        for name, module in model.named_modules():
-            if not list(module.children()):
-                module.register_forward_hook(self.hook(name))
-        optimizer.register_step_pre_hook(self.gradients)
-
-    def hook(self, name: str) -> Callable[..., None]:
-        """mean, std and share of zeros of a module's output."""
-
-        def record(module: nn.Module, args: Any, out: Any) -> None:
-            x = out[0] if isinstance(out, tuple) else out
-            values = {"mean": x.mean().item(), "std": x.std().item(), "zeros": (x == 0).float().mean().item()}
-            for stat, value in values.items():
-                self.writer.add_scalar(f"{stat}/{name}", value, self.step)
-
-        return record
-
-    def gradients(self, *args: Any) -> None:
-        """Norm of each parameter's gradient."""
-        for name, p in self.model.named_parameters():
-            if p.grad is not None:
-                self.writer.add_scalar(f"grad/{name}", p.grad.norm().item(), self.step)
-        self.step += 1
-
-
-def stepper(build: Callable[[], Built]) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], None]]:
-    """A model, its optimizer, and a function that makes one training step."""
-    torch.manual_seed(0)
-    model, (x, y) = build()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return model, optimizer, step
+def observed(variant: str, folder: str, parts: tuple[Any, Any, Callable[[], None]]) -> tuple[Callable[[], None], Any]:
+    """The step of a copy with a variant put on it, and its monitor."""
+    model, optimizer, step = parts
+    if variant in PEERS:
+        after = PEERS[variant](model, optimizer, folder)
+        return (lambda: (step(), after())[0]), None
+    options = VARIANTS[variant]
+    if options is None:
+        return step, None
+    return step, Monitor(model, optimizer, writers=[TensorBoardWriter(folder)], **options)
 
 
 def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
-    """Ratios of one variant, in this process."""
+    """Ratios and counts of one variant, in this process."""
     torch.set_num_threads(1)
-    options = VARIANTS[variant]
-    _, _, bare = stepper(MODELS[name])
-    model, optimizer, observed = stepper(MODELS[name])
-    folder = tempfile.mkdtemp()
-    monitor = None
-    if options == "peer":
-        HandWritten(model, optimizer, folder)
-    elif isinstance(options, dict):
-        monitor = Monitor(model, optimizer, writers=[TensorBoardWriter(folder)], **options)
-    for _ in range(10):
+    compiled, folder = variant.startswith("compiled"), tempfile.mkdtemp()
+    bare = stepper(MODELS[name], compiled=compiled)[2]
+    seen, monitor = observed(variant, folder, stepper(MODELS[name], compiled=compiled))
+    for _ in range(WARM_UP):
         bare()
-        observed()
+        seen()
     wall: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for which in ((0, 1), (1, 0))[pair % 2]:
             t, c = time.perf_counter(), time.thread_time()
-            (bare, observed)[which]()
+            (bare, seen)[which]()
             wall[which].append(time.perf_counter() - t)
             cpu[which].append(time.thread_time() - c)
     result = {
@@ -155,11 +101,23 @@ def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
         "wall": statistics.fmean(wall[1]) / statistics.fmean(wall[0]),
         "median_step": statistics.median(wall[1]) / statistics.median(wall[0]),
         "bare_ms": statistics.median(wall[0]) * 1e3,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    if monitor is not None and options == VARIANTS["every step"]:
-        assert monitor.latest is not None and monitor.latest.step == pairs + 9, "every step must have been recorded"
-        assert all(site.rms is not None for site in monitor.snapshots[-1].sites.values())
-    return result
+    if monitor is not None and VARIANTS[variant] == EVERY_STEP:
+        assert [s.step for s in monitor.snapshots] == list(range(WARM_UP + pairs))[-len(monitor.snapshots) :]
+        assert all(site.rms is not None and site.grad_rms is not None for site in hidden(monitor.latest))
+    if not compiled:
+        (most, reads), (least, _) = operators(seen), operators(bare)
+        result |= {"operators": most - least, "reads": reads}
+    if monitor is not None:
+        monitor.close()
+    written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return result | {"kb": written / 1024 / (WARM_UP + pairs)}
+
+
+def hidden(snapshot: Any) -> list[Any]:
+    """The sites that must have a gradient."""
+    return [site for site in snapshot.sites.values() if site.role in ("layer", "activation")]
 
 
 def main() -> None:
@@ -167,41 +125,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=0, help="steps of each copy; default: by model")
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--variants", default="", help="only variants that hold this text")
+    parser.add_argument("--variants", default="", help="only variants that hold one of these texts, by commas")
     parser.add_argument("--processes", type=int, default=3, help="repetitions; the median is shown")
     parser.add_argument("--append", type=Path, help="append the table to this page")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "VARIANT", "PAIRS"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        name, variant, pairs = arguments.one
+    given = parser.parse_args()
+    if given.one:
+        name, variant, pairs = given.one
         print(json.dumps(measure(name, variant, int(pairs))))
         return
     lines = [
         f"`{' '.join(['python benchmarks/overhead.py', *sys.argv[1:]])}`: torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs, one torch thread, median of "
-        f"{arguments.processes} processes.",
+        f"{given.processes} processes.",
         "",
-        "| model | bare step | variant | CPU ratio | wall ratio | median step |",
-        "|---|---:|---|---:|---:|---:|",
+        "| model, steps, bare step | variant | CPU ratio | wall ratio (range) | median step | operators added | values "
+        "read | KB a step | peak MB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    print("\n".join(lines))
-    for name in arguments.models.split(","):
-        pairs = arguments.pairs or {"mlp": 1500, "cnn": 60, "gpt": 60}[name]
-        for variant in (v for v in VARIANTS if arguments.variants in v):
-            lines.append(_row(name, variant, pairs, arguments.processes))
+    print("\n".join(lines), flush=True)
+    wanted = given.variants.split(",")
+    for name in given.models.split(","):
+        pairs = given.pairs or PAIRS[name]
+        for variant in (v for v in (*VARIANTS, *PEERS) if any(text in v for text in wanted)):
+            lines.append(_row(name, variant, pairs, given.processes))
             print(lines[-1], flush=True)
-    if arguments.append:
-        with arguments.append.open("a", encoding="utf-8") as page:
+    if given.append:
+        with given.append.open("a", encoding="utf-8") as page:
             page.write("\n" + "\n".join(lines) + "\n")
 
 
 def _row(name: str, variant: str, pairs: int, processes: int) -> str:
     command = [sys.executable, __file__, "--one", name, variant, str(pairs)]
-    runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(processes)]
+    environment = {**os.environ, "ACTDIAG_FUSED": "0" if variant.endswith("without the kernel") else "1"}
+    try:
+        outs = [subprocess.check_output(command, text=True, env=environment) for _ in range(processes)]
+    except subprocess.CalledProcessError as error:
+        return f"| {name} | {variant} | failed ({error.returncode}) | | | | | | |"
+    return _told(name, variant, pairs, [json.loads(out.splitlines()[-1]) for out in outs])
+
+
+def _told(name: str, variant: str, pairs: int, runs: list[Mapping[str, float]]) -> str:
     row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    walls = [run["wall"] for run in runs]
+    counts = [f"{row[key]:.0f}" if key in row else "-" for key in ("operators", "reads")]
     return (
-        f"| {name}, {pairs} steps | {row['bare_ms']:.2f} ms | {variant} | {row['cpu']:.3f} | {row['wall']:.3f} "
-        f"| {row['median_step']:.3f} |"
+        f"| {name}, {pairs}, {row['bare_ms']:.2f} ms | {variant} | {row['cpu']:.3f} | {row['wall']:.3f} "
+        f"({min(walls):.3f}-{max(walls):.3f}) | {row['median_step']:.3f} | {counts[0]} | {counts[1]} "
+        f"| {row['kb']:.1f} | {row['peak_mb']:.0f} |"
     )
 
 

@@ -18,8 +18,9 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,27 @@ class Kept:
         case = case_from(self._known[key])
         print(line_of(case), flush=True)
         return case
+
+
+def measured(folder: str) -> dict[str, dict[str, Any]]:
+    """What measure.py has found of the runs of a set: "NAME seed N" -> label, and where which labels are true."""
+    path = CASES / folder / "labels.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def settle(cases: Sequence[Case], truths: Mapping[str, Mapping[str, Any]]) -> tuple[list[Case], list[str]]:
+    """The cases with every label that was measured of them; and those left out, whose own label is not true of them."""
+    kept, left = list[Case](), list[str]()
+    for case in cases:
+        truth = truths.get(f"{case.name} seed {case.seed}")
+        if truth is None:
+            kept.append(case)
+        elif case.faulty and case.label not in truth["where"]:
+            left.append(f"{case.name} (seed {case.seed})")
+        else:
+            also = sorted({*case.also, *(truth["where"] if case.faulty else ())} - {case.label})
+            kept.append(replace(case, also=also))
+    return kept, left
 
 
 def run(folder: str, name: str, seed: int) -> dict[str, Any]:
@@ -162,7 +184,7 @@ def wrongs(cases: Sequence[Case]) -> list[str]:
     return [*(f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()), f"- foretold: {foretold}"]
 
 
-def page(results: dict[str, list[Case]], command: str) -> str:
+def page(results: Mapping[str, tuple[list[Case], list[str]]], command: str) -> str:
     """docs/benchmark.md."""
     lines = [
         "# Does it find what is wrong, and is it quiet when nothing is?", "",
@@ -170,11 +192,13 @@ def page(results: dict[str, list[Case]], command: str) -> str:
         f"{platform.python_version()}, torch {torch.__version__}, actdiag {actdiag.__version__}.", "",
         *_METHOD.format(grid=GRID_STEPS, every=EVERY).splitlines(), "",
     ]  # fmt: skip
-    for name, cases in results.items():
+    for name, (cases, left) in results.items():
         seeds = sorted({case.seed for case in cases})
         text = (CASES / name / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         heading = f"## Set `{name}`, seeds {', '.join(map(str, seeds))}: {text}"
-        lines += [heading, "", f"[How they came about](../benchmarks/cases/{name}/README.md)", "", *tables(cases), ""]
+        lines += [heading, "", f"[How they came about](../benchmarks/cases/{name}/README.md)", "", *tables(cases)]
+        lines += [f"- not scored, since the label does not hold with this seed: {', '.join(left)}"] if left else []
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -195,8 +219,8 @@ def main() -> int:
             jobs = [
                 (name, case, int(seed)) for seed in (seeds or "0").split(",") for case in programs(name, given.only)
             ]
-            results[name] = list(pool.map(lambda job: kept.case(*job), jobs))
-            print("\n".join(tables(results[name])), flush=True)
+            results[name] = settle(list(pool.map(lambda job: kept.case(*job), jobs)), measured(name))
+            print("\n".join(tables(results[name][0])), flush=True)
     if given.write:
         given.write.write_text(
             page(results, "python benchmarks/score_cases.py " + " ".join(sys.argv[1:])), encoding="utf-8"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mutants_glance import GLANCE
 from mutants_io import EDITS, TESTS
+from mutants_kernel import KERNEL
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
@@ -167,13 +168,6 @@ MUTANTS = [
         "test_truth",
     ),
     Mutant(
-        "the update is taken against the new weights",
-        "collect/parameters.py",
-        "[after - before for after, before, _ in pairs]",
-        "[after - after for after, before, _ in pairs]",
-        "test_truth",
-    ),
-    Mutant(
         "validation passes are counted",
         "collect/hooks.py",
         "return (site.traced or torch.is_grad_enabled()) and not",
@@ -217,7 +211,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for (file, tests), edits in [*GLANCE.items(), *START.items()]
+    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items()]
     for edit in edits
 ]
 

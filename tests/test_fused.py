@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from actdiag import Monitor
 from actdiag.collect import activations as facts_of
-from actdiag.collect import fused, reducing
+from actdiag.collect import fused
+from actdiag.collect import kernel as compiling
 from actdiag.collect.activations import ActivationFacts, elu_facts, hardtanh_facts, leaky_facts
-from actdiag.collect.fused import kernel
+from actdiag.collect.fused import Fused, reducer
+from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units, arrange
-from actdiag.collect.reducing import Asked, Eager, Fused, Reduction, reducer
+from actdiag.collect.reducing import Asked, Eager, Reduction
 from tests.oracle import statistics
 
 NAN, INF = float("nan"), float("inf")
@@ -158,10 +160,27 @@ def test_gradients_agree(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_sums_of_squares_agree_and_pass_on_what_is_not_finite(dtypes: list[torch.dtype]) -> None:
     tensors = [torch.randn(n, 3, 2, 2).to(dtype) for n, dtype in zip((1, 0, 50), dtypes, strict=True)]
     tensors += [torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last), torch.randn(6, 4).t()]
+    tensors += [torch.zeros(9), torch.tensor([0.0, -0.0, 1.0])]
     tensors += [torch.full((2,), 1e-25), torch.tensor([1.0, NAN]), torch.tensor([INF])]
     found, expected = (r.squares(tensors) for r in (Fused(), Eager()))
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0, equal_nan=True)
-    assert Fused().squares([]) == []
+    assert Fused().squares([]) == [] and Fused().norms([]) == [] and Fused().updates([]) == []
+    for (norm, zeros), x in zip(Fused().norms(tensors), tensors, strict=True):
+        torch.testing.assert_close(norm, Eager().squares([x])[0], rtol=1e-9, atol=0, equal_nan=True)
+        assert float(zeros) == int((x == 0).sum())
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_updates_agree_also_of_a_sampled_parameter(dtype: torch.dtype) -> None:
+    weights = [torch.randn(n, dtype=dtype) for n in (1, 7, 64, 3001)]
+    before = [w.clone() for w in weights] + [weights[3][::7].clone(), torch.zeros(3, dtype=dtype)]
+    for w in weights:
+        w.add_(torch.randn_like(w), alpha=1e-3)
+    after = [*weights, weights[3][::7], torch.zeros(3, dtype=dtype)]
+    found, expected = (r.updates(list(zip(after, before, strict=True))) for r in (Fused(), Eager()))
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.stack(one), torch.stack(two), rtol=1e-9, atol=0)
 
 
 NUMBERS = ("mean", "std", "rms", "mean_energy", "gate_mean", "saturated_fraction", "grad_rms", "grad_zero_fraction")
@@ -207,7 +226,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """As if nothing had been compiled yet, with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ACTDIAG_FUSED", raising=False)
-    monkeypatch.setattr(reducing, "kernel", fused.kernel.__wrapped__)
+    monkeypatch.setattr(fused, "kernel", kernel.__wrapped__)
     return tmp_path / "actdiag"
 
 
@@ -236,7 +255,7 @@ def test_a_compiler_that_fails_is_no_error(fresh: Path, monkeypatch: pytest.Monk
 
 @compiled
 def test_it_is_compiled_once_into_a_folder_of_the_users_own(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
+    assert isinstance(kernel.__wrapped__(), ctypes.CDLL)
     (library,) = fresh.iterdir()
     assert library.suffix == ".so" and fresh.stat().st_mode & 0o077 == 0
 
@@ -244,10 +263,10 @@ def test_it_is_compiled_once_into_a_folder_of_the_users_own(fresh: Path, monkeyp
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(subprocess, "run", never)
-    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
-    monkeypatch.setattr(fused, "_processor", lambda: "another one")
+    assert isinstance(kernel.__wrapped__(), ctypes.CDLL)
+    monkeypatch.setattr(compiling, "_processor", lambda: "another one")
     with pytest.raises(AssertionError, match="compiled again"):
-        fused.kernel.__wrapped__()
+        kernel.__wrapped__()
 
 
 @compiled
@@ -256,27 +275,27 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_this_process(
 ) -> None:
     (tmp_path / "actdiag").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fused._throwaway.cache_clear()
-    assert isinstance(fused.kernel.__wrapped__(), ctypes.CDLL)
-    folder = fused._throwaway()
+    compiling._throwaway.cache_clear()
+    assert isinstance(kernel.__wrapped__(), ctypes.CDLL)
+    folder = compiling._throwaway()
     assert len(list(folder.iterdir())) == 1
     shutil.rmtree(folder)
-    fused._throwaway.cache_clear()
+    compiling._throwaway.cache_clear()
 
 
 @compiled
 def test_a_large_tensor_is_left_to_torch_where_it_has_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.zeros(1, dtype=torch.float32).expand(reducing._MANY_ELEMENTS + 1)
-    for threads, fits in ((reducing._MANY_THREADS, True), (reducing._MANY_THREADS + 1, False)):
+    x = torch.zeros(1, dtype=torch.float32).expand(fused._MANY_ELEMENTS + 1)
+    for threads, fits in ((fused._MANY_THREADS, True), (fused._MANY_THREADS + 1, False)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert reducing._fits(x) is fits and reducing._fits(x[1:])
-    assert not reducing._fits(torch.zeros(3, dtype=torch.float64))
-    assert not reducing._fits(torch.zeros(3, device="meta"))
+        assert fused._fits(x) is fits and fused._fits(x[1:])
+    assert not fused._fits(torch.zeros(3, dtype=torch.float64))
+    assert not fused._fits(torch.zeros(3, device="meta"))
 
 
 def test_ends_between_two_float32_lie_at_or_beyond_the_bound() -> None:
     for bound in (-0.97, 0.97, 0.015, 0.1, 0.5):
-        low, high = reducing._inward(bound, -INF), reducing._inward(bound, INF)
+        low, high = fused._inward(bound, -INF), fused._inward(bound, INF)
         assert low <= bound <= high
         assert (low == high) == (bound == 0.5)
         assert high - low < 1e-7

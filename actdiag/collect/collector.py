@@ -13,11 +13,11 @@ from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.attachment import Attachment
 from actdiag.collect.dims import UnitDims
 from actdiag.collect.functional import FunctionHook
+from actdiag.collect.fused import reducer
 from actdiag.collect.gates import Gates
 from actdiag.collect.hooks import counts, observe, see_gradient
 from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import find_parallel
-from actdiag.collect.reducing import reducer
 from actdiag.collect.scope import Scope
 from actdiag.collect.site import Site
 from actdiag.collect.sites import Target, discover

@@ -1,107 +1,217 @@
-"""The C kernel of fused.c: compiled where a compiler is found and kept in the user's cache; None elsewhere.
+"""The reducer of the C kernel: one pass over a tensor, and the same results as those of the eager functions.
 
-Measured on a tensor of 10 million float32 (docs/cost.md): numba is 2.5 to 4 times slower and a large dependency,
-inductor takes seconds to compile and 0.5 ms a call. A C source takes half a second, once a machine.
+Legend: C units.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
+import math
+from functools import lru_cache
+from typing import NamedTuple
 
-logger = logging.getLogger("actdiag")
+import numpy as np
+import torch
+from torch import Tensor
 
-SOURCE = Path(__file__).with_name("fused.c")
-FLAGS = ("-O3", "-march=native", "-fPIC", "-shared")
-_COMPILERS = ("cc", "gcc", "clang")
-_SECONDS = 60
+from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.histogram import BINS, stride_of
+from actdiag.collect.kernel import kernel
+from actdiag.collect.layout import Units
+from actdiag.collect.moments import GateSums, GradientSums, Moments
+from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
+from actdiag.collect.slopes import Over
 
-_POINTER, _WHOLE, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-_ARGUMENTS = {
-    "actdiag_reduce": (_POINTER, _POINTER, _WHOLE, _WHOLE, _POINTER, _POINTER, _POINTER),
-    "actdiag_octaves": (_POINTER, _POINTER, _POINTER),
-    "actdiag_gradient": (_POINTER, _LONG, _POINTER),
-    "actdiag_squares": (_POINTER, _POINTER, _LONG, _POINTER),
-}
+_HEAD, _COLUMNS = 6, 5
+_MOMENTS, _GATE, _OPEN = 1, 2, 4
+_FORMS = {None: 0, "open": 1, "square": 2, "table": 3}
+_TABLE = (-20.0, 20.0, 8192)
+"""Range and steps of tabulated gates: linear between entries 1/205 apart, which is right to 5e-6; flat beyond."""
+_MANY_ELEMENTS, _MANY_THREADS = 1 << 22, 4
+"""The kernel has one thread and reads once; eager functions read about eight times, with all threads. Large tensors
+of a machine with more threads than that are theirs."""
 
 
-@cache
-def kernel() -> ctypes.CDLL | None:
-    """The kernel, compiled if need be (half a second); None where there is no compiler, or it fails. Never raises.
+def reducer() -> Reducer:
+    """The fused reducer where its kernel can be had, else the eager one."""
+    return Eager() if kernel() is None else Fused()
 
-    ACTDIAG_FUSED=0 in the environment leaves it out.
+
+class Fused:
+    """By the kernel, for tensors of the CPU of 16 and 32 bits; what it does not know is left to the eager functions."""
+
+    def __init__(self) -> None:
+        library = kernel()
+        assert library is not None
+        self._library = library
+        self._eager = Eager()
+
+    def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
+        """See Reducer."""
+        if not _fits(units.x):
+            return self._eager.reduce(units, facts, asked)
+        plan = _plan(facts, units.x.dtype) if facts is not None and (asked.gate or asked.open) else None
+        x, dim = _rows(units)
+        geometry = _geometry((x.shape[0], x.shape[1], x.shape[2]), x.stride(), dim)
+        sums, columns, open_C = _outputs(units.units, asked)
+        form, numbers, table = (0, None, None) if plan is None else (plan.form, plan.numbers, plan.table)
+        parts = _MOMENTS * asked.moments + _GATE * asked.gate + _OPEN * asked.open
+        at = (_address(sums), _address(columns), _address(open_C))
+        self._library.actdiag_reduce(x.data_ptr(), geometry, parts, form, numbers, table, *at)
+        if sums is None:
+            return Reduction(octaves=self._octaves(x, geometry) if asked.octaves else None, open_C=open_C)
+        zeros, nonfinite, *gate = sums.unbind()
+        return Reduction(
+            moments=_moments(columns, zeros, nonfinite) if columns is not None else None,
+            octaves=self._octaves(x, geometry) if asked.octaves else None,
+            gate=self._gate(units, facts, gate) if asked.gate else None,
+            open_C=open_C,
+        )
+
+    def _gate(self, units: Units, facts: ActivationFacts | None, found: list[Tensor]) -> GateSums | None:
+        """What the kernel has found, unless it does not know the gate."""
+        if facts is not None and facts.gate is not None and facts.form is None:
+            return self._eager.reduce(units, facts, Asked(gate=True)).gate
+        return GateSums(*found)
+
+    def _octaves(self, x: Tensor, geometry: ctypes.Array[ctypes.c_int64]) -> Tensor:
+        counts = torch.empty(BINS, dtype=torch.int64)
+        self._library.actdiag_octaves(x.data_ptr(), geometry, counts.data_ptr())
+        return counts
+
+    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[GradientSums, Tensor | None]:
+        """See Reducer."""
+        if not _fits(g):
+            return self._eager.gradient(g, octaves=octaves)
+        x = g.reshape(-1).float()
+        x = x if x.is_contiguous() else x.contiguous()
+        out = torch.empty(4, dtype=torch.float64)
+        self._library.actdiag_gradient(x.data_ptr(), x.numel(), out.data_ptr())
+        counts = self._octaves(x, _geometry((1, 1, x.numel()), (x.numel(), x.numel(), 1), 2)) if octaves else None
+        return GradientSums(*out.unbind()), counts
+
+    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
+        """See Reducer."""
+        return self._eager.squares(tensors) if not _all_dense(tensors) else [norm for norm, _ in self.norms(tensors)]
+
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """See Reducer."""
+        if not _all_dense(tensors):
+            return self._eager.norms(tensors)
+        n = len(tensors)
+        out = torch.empty(2, n, dtype=torch.float64)
+        self._library.actdiag_squares(_pointers(tensors), _wholes([x.numel() for x in tensors]), n, *_rows_of(out))
+        return list(zip(*(row.unbind() for row in out), strict=True))
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """See Reducer."""
+        after, before = [a for a, _ in pairs], [b for _, b in pairs]
+        if not _all_dense(before) or not all(a.dtype == torch.float32 and a.device.type == "cpu" for a in after):
+            return self._eager.updates(pairs)
+        n, out = len(pairs), torch.empty(2, len(pairs), dtype=torch.float64)
+        strides, sizes = _wholes([a.stride(0) for a in after]), _wholes([a.numel() for a in after])
+        self._library.actdiag_updates(_pointers(after), strides, _pointers(before), sizes, n, *_rows_of(out))
+        return list(zip(*(row.unbind() for row in out), strict=True))
+
+
+def _all_dense(tensors: list[Tensor]) -> bool:
+    return all(x.dtype == torch.float32 and _is_dense(x) and _fits(x) for x in tensors)
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
+
+
+def _wholes(numbers: list[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _rows_of(out: Tensor) -> tuple[int, int]:
+    """Where the two rows of a float64 tensor begin."""
+    return out.data_ptr(), out.data_ptr() + 8 * out.shape[1]
+
+
+def _outputs(units: int, asked: Asked) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Memory for what is asked for: sums, five columns of moments, openings."""
+    sums = torch.empty(_HEAD, dtype=torch.float64) if asked.moments or asked.gate else None
+    columns = torch.empty(_COLUMNS, units, dtype=torch.float64) if asked.moments else None
+    return sums, columns, torch.empty(units, dtype=torch.float64) if asked.open else None
+
+
+def _moments(columns: Tensor, zeros: Tensor, nonfinite: Tensor) -> Moments:
+    n_C, mean_C, m2_C, low_C, high_C = columns.unbind()
+    return Moments(n_C, mean_C, m2_C, low_C, high_C, zeros, nonfinite)
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether its elements lie one after the other, in whatever order."""
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _fits(x: Tensor) -> bool:
+    """Whether the kernel reads it, and is the faster way."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    return x.numel() <= _MANY_ELEMENTS or torch.get_num_threads() <= _MANY_THREADS
+
+
+def _rows(units: Units) -> tuple[Tensor, int]:
+    """As float32 with the last dimension contiguous, and which dimension counts the units."""
+    x, dim = units.x.float(), units.unit_dim
+    if dim == 1 and x.shape[2] == 1:
+        x, dim = x.transpose(1, 2), 2
+    return (x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()), dim
+
+
+@lru_cache(maxsize=512)
+def _geometry(shape: tuple[int, int, int], strides: tuple[int, ...], unit_dim: int) -> ctypes.Array[ctypes.c_int64]:
+    n = shape[0] * shape[1] * shape[2]
+    return (ctypes.c_int64 * 7)(*shape, strides[0], strides[1], unit_dim, stride_of(n))
+
+
+def _inward(bound: float | None, towards: float) -> float:
+    """The nearest float32 that lies at the bound or beyond it; NaN for no bound."""
+    if bound is None:
+        return float("nan")
+    near = np.float32(bound)
+    beyond = float(near) > bound if towards < 0 else float(near) < bound
+    return float(np.nextafter(near, np.float32(towards)) if beyond else near)
+
+
+class _Plan(NamedTuple):
+    """Facts as the kernel reads them. `keep` owns the memory of the table."""
+
+    form: int
+    numbers: ctypes.Array[ctypes.c_float]
+    table: int | None
+    keep: Tensor | None
+
+
+@lru_cache(maxsize=256)
+def _plan(facts: ActivationFacts, dtype: torch.dtype) -> _Plan:
+    """Bounds as the eager functions compare with them: closed ones, and those of what clips, in the tensor's own dtype.
+
+    Other saturated ends are compared in float64, which is the same as with the next float32 inside.
     """
-    if os.environ.get("ACTDIAG_FUSED", "1") == "0":
-        return None
-    try:
-        compiler = _compiler()
-        return None if compiler is None else _load(_library(compiler))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.debug("actdiag: no fused kernel, statistics are computed by torch (%s)", error)
-        return None
 
+    def rounded(bound: float) -> float:
+        return float(torch.tensor(bound, dtype=torch.float64).to(dtype).double())
 
-def _compiler() -> str | None:
-    wanted = os.environ.get("CC", "").split()
-    return next((found for name in (*wanted[:1], *_COMPILERS) if (found := shutil.which(name))), None)
-
-
-def _library(compiler: str) -> Path:
-    """The shared library of this source for this processor; a new one takes its place at once or not at all."""
-    path = _folder() / f"fused-{_digest(compiler)}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / "fused.so"
-            command = [compiler, *FLAGS, "-o", str(built), str(SOURCE)]
-            subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-            os.replace(built, path)
-    return path
-
-
-def _folder() -> Path:
-    """A folder that belongs to this user: nobody else may put a library there."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "actdiag"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return _throwaway()
-
-
-@cache
-def _throwaway() -> Path:
-    return Path(tempfile.mkdtemp(prefix="actdiag-"))
-
-
-def _digest(compiler: str) -> str:
-    """Names source, flags, compiler and processor: a home folder may be shared by machines of several kinds."""
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return f"{platform.machine()} {told}"
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
+    low_end, high_end = facts.saturated_low, facts.saturated_high
+    if facts.clips:
+        ends = [float("nan") if end is None else rounded(end) for end in (low_end, high_end)]
+    else:
+        ends = [_inward(low_end, -math.inf), _inward(high_end, math.inf)]
+    form = _FORMS[facts.form] if facts.gate is not None else 0
+    low, high, steps = _TABLE
+    keep = None
+    if form == _FORMS["table"] and facts.gate is not None:
+        gate = facts.gate.signed if isinstance(facts.gate, Over) else facts.gate
+        keep = gate(torch.linspace(low, high, steps + 1, dtype=torch.float64)).float().contiguous()
+    closed = [rounded(end) if math.isfinite(end) else math.nan for end in (facts.closed_low, facts.closed_high)]
+    numbers = (ctypes.c_float * 10)(*closed, *ends, *facts.square, low, high, steps)
+    return _Plan(form, numbers, None if keep is None else keep.data_ptr(), keep)

@@ -7,8 +7,7 @@ the view's base; the gradient hook must not close over its own tensor, or it lea
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -80,7 +79,9 @@ class Probe:
         if not self._on or untraceable():
             return
         try:
-            work(*args)
+            # Under a function mode, ours or the user's, every attribute of a tensor is a call of it.
+            with torch._C.DisableTorchFunction():
+                work(*args)
         except Exception as error:
             self._on = False
             self._recorder.fail(self.target.name, error)
@@ -152,9 +153,8 @@ class Probe:
             dim = unit_dim_of(module, x)
             if self._recorder.parallel is not None:
                 site.place = self._recorder.parallel.locate_input(given)
-            with quiet(x):
-                units = arrange(x.detach(), default_unit_dim(x) if dim is None else dim)
-                site.add_forward(units, histogram=self._recorder.histograms)
+            units = arrange(x.detach(), default_unit_dim(x) if dim is None else dim)
+            site.add_forward(units, histogram=self._recorder.histograms)
             site.forward_calls += not in_backward()
 
 
@@ -166,8 +166,7 @@ def see_gradient(site: Site, recorder: Recorder, g: Tensor) -> None:
     if recorder.parallel is not None:
         g = recorder.parallel.whole_sum(g)
     if recorder.recording and recorder.gradients and not repeated and refusal(g) is None:
-        with quiet(g):
-            site.add_gradient(g, histogram=recorder.histograms)
+        site.add_gradient(g, histogram=recorder.histograms)
 
 
 def counts(site: Site, recorder: Recorder) -> bool:
@@ -219,9 +218,8 @@ def _add_output(site: Site, recorder: Recorder, mine: Tensor, dim: int, *, read:
     if recorder.parallel is not None and site.place is None:
         site.refused = NO_PLACE
         return False
-    with quiet(mine):
-        units = arrange(mine.detach(), dim)
-        return site.add_forward(units, histogram=recorder.histograms, read=recorder.step if read else None)
+    units = arrange(mine.detach(), dim)
+    return site.add_forward(units, histogram=recorder.histograms, read=recorder.step if read else None)
 
 
 def _source(
@@ -240,26 +238,13 @@ def _has_parameters(module: nn.Module | None) -> bool:
 
 def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:
     """Add gate sums (recorded steps) and evidence about units (every observed step)."""
-    if site.facts is None:
-        return
-    with quiet(x):
+    if site.facts is not None:
         site.add_read(arrange(x.detach(), dim), recorder.step, recording=recorder.recording)
 
 
 def own(x: Tensor | None, recorder: Recorder) -> Tensor | None:
     """What this rank has of a tensor, where layers are divided among ranks."""
     return x if x is None or recorder.parallel is None else local(x)
-
-
-@contextlib.contextmanager
-def quiet(x: Tensor) -> Iterator[None]:
-    """No gradient, no autocast, no function mode: statistics are computed in the dtype they ask for, unseen."""
-    with torch.no_grad(), torch._C.DisableTorchFunction():
-        if not torch.is_autocast_enabled(x.device.type):
-            yield
-            return
-        with torch.autocast(x.device.type, enabled=False):
-            yield
 
 
 def catch_gradient(out: Tensor, site: Site, recorder: Recorder, *, owned: bool) -> None:
@@ -285,6 +270,7 @@ class GradientHook:
         if self._recorder.generation() != self._generation or torch.is_grad_enabled():
             return
         try:
-            see_gradient(self._site, self._recorder, g)
+            with torch._C.DisableTorchFunction():
+                see_gradient(self._site, self._recorder, g)
         except Exception as error:
             self._recorder.fail(self._site.name, error)

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.gradients import Accumulated, dense, has_norm, queue_callback, sample
-from actdiag.collect.moments import count
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.reducing import Eager, Reducer
 from actdiag.collect.sites import clean_names
@@ -35,7 +34,7 @@ class ParameterWatch:
         reducer: Reducer | None = None,
     ) -> None:
         """`several`: processes train together, and what a backward leaves is not final before its very end."""
-        self._squares = (reducer or Eager()).squares
+        self._reducer = reducer or Eager()
         self._models = [(name, weakref.ref(module)) for name, module in named]
         self._fail = fail
         self._several = several
@@ -66,7 +65,7 @@ class ParameterWatch:
     def _watch_one(self, record: ParameterRecord, parameter: nn.Parameter) -> None:
         self._own.append((weakref.ref(parameter), record))
         if parameter.requires_grad and parameter.is_leaf:
-            hook = Accumulated(record, self._fail, self._ask if self._several else None, squares=self._squares)
+            hook = Accumulated(record, self._fail, self._ask if self._several else None, squares=self._reducer.squares)
             self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
@@ -101,7 +100,7 @@ class ParameterWatch:
         # Of all: DDP gives a gradient to a parameter that only other ranks have used, and no hook fires for it here.
         seen = [(as_parameter(p.grad, p), r) for p, r in self._alive() if p.grad is not None and not r.taken]
         found = [dense(grad) for grad, _ in seen]
-        for (grad, record), values, norm in zip(seen, found, self._squares(found), strict=True):
+        for (grad, record), values, norm in zip(seen, found, self._reducer.squares(found), strict=True):
             record.scaled = True
             if not record.keep_piece("grad", term_of(grad), values):
                 record.accumulated = norm
@@ -128,7 +127,7 @@ class ParameterWatch:
             if mine and not record.taken:
                 record.taken, record.scale = True, scale
         waiting = [(p, record) for p, record in waiting if has_norm(p)]
-        weights = self._squares([local(p.detach()) for p, _ in waiting])
+        weights = self._reducer.squares([local(p.detach()) for p, _ in waiting])
         for (p, record), weight in zip(waiting, weights, strict=True):
             record.sums.setdefault("weight_squares", weight)
             if p.requires_grad and id(p) in stepping and record.before is None:
@@ -139,7 +138,9 @@ class ParameterWatch:
         """Keep the weights of everything trainable now: for loops that only say when an update has been made."""
         self._always_updates = True
         alive = [(p, record) for p, record in self._alive() if has_norm(p)]
-        for (p, record), weight in zip(alive, self._squares([local(p.detach()) for p, _ in alive]), strict=True):
+        for (p, record), weight in zip(
+            alive, self._reducer.squares([local(p.detach()) for p, _ in alive]), strict=True
+        ):
             record.sums["weight_squares"] = weight
             if p.requires_grad:
                 record.before = sample(p).clone()
@@ -148,12 +149,11 @@ class ParameterWatch:
         """Norms, zeros and sizes of the gradients as the optimizer will see them."""
         seen = [(as_parameter(p.grad, p), record) for p, record in pairs if p.grad is not None and has_norm(p)]
         found = [dense(grad) for grad, _ in seen]
-        for (grad, record), values, norm in zip(seen, found, self._squares(found), strict=True):
+        for (grad, record), values, (norm, zeros) in zip(seen, found, self._reducer.norms(found), strict=True):
             record.has_grad = True
             if record.keep_piece("clipped", term_of(grad), values):
                 continue
-            record.sums["clipped_squares"] = norm
-            record.sums["grad_zeros"] = count(torch.eq, values.abs() if values.is_complex() else values, 0.0)
+            record.sums["clipped_squares"], record.sums["grad_zeros"] = norm, zeros
             record.elements = local(grad.detach()).numel()
             record.absent = record.elements - values.numel()
 
@@ -165,9 +165,8 @@ class ParameterWatch:
         # An optimizer leaves alone what has no gradient: that is no update, not one of size 0.
         moved = [(sample(p), record) for p, record in waiting if record.has_grad or self._always_updates]
         pairs = [(after, r.before, r) for after, r in moved if r.before is not None and after.shape == r.before.shape]
-        updates = self._squares([after - before for after, before, _ in pairs])
-        bases = self._squares([before for _, before, _ in pairs])
-        for (_, _, record), update, base in zip(pairs, updates, bases, strict=True):
+        sums = self._reducer.updates([(after, before) for after, before, _ in pairs])
+        for (_, _, record), (update, base) in zip(pairs, sums, strict=True):
             record.sums["update_squares"], record.sums["base_squares"] = update, base
             record.updated = record.has_grad
         for _, record in waiting:
@@ -179,7 +178,7 @@ class ParameterWatch:
             (as_parameter(p.grad, p), record) for p, record in self._alive() if p.grad is not None and record.has_grad
         ]
         found = [dense(grad) for grad, _ in seen]
-        for (grad, record), values, norm in zip(seen, found, self._squares(found), strict=True):
+        for (grad, record), values, norm in zip(seen, found, self._reducer.squares(found), strict=True):
             if not record.keep_piece("clipped", term_of(grad), values):
                 record.sums["clipped_squares"] = norm
 

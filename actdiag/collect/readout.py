@@ -45,6 +45,11 @@ class Readout:
         """Copy everything queued; float64 arrays in the tensors' shapes. Synchronizes once for each device."""
         found: Fetched = {}
         for device, items in self._waiting.items():
+            if device.type == "cpu":
+                for (owner, group, name), tensor in items:
+                    numbers = tensor.numpy().astype(np.float64, copy=False)
+                    found.setdefault(owner, {}).setdefault(group, {})[name] = numbers
+                continue
             dtype = torch.float32 if device.type == "mps" else torch.float64
             flat = torch.cat([_flat(tensor, dtype) for _, tensor in items]).cpu()
             host = flat.numpy().astype(np.float64, copy=False)

@@ -19,5 +19,6 @@ def settle_roles(sites: Mapping[str, SiteStats]) -> dict[str, SiteStats]:
     found = {}
     for index, (name, site) in enumerate(ordered):
         role = "output" if site.role == "activation" and layers and site.order > last else site.role
-        found[name] = replace(site, role=role, order=index)
+        same = site.role == role and site.order == index
+        found[name] = site if same else replace(site, role=role, order=index)
     return found

@@ -306,7 +306,9 @@ def main() -> int:
     for key, truth in found.items():
         print(key, json.dumps(truth, indent=None))
     if given.write:
-        (folder / "labels.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        path = folder / "labels.json"
+        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps({**held, **found}, indent=1) + "\n", encoding="utf-8")
     return int(given.check and any(truth["wrong"] for truth in found.values()))
 
 

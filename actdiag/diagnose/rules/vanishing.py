@@ -25,8 +25,8 @@ def blocked_output(history: Sequence[Snapshot], limits: Limits) -> str | None:
     """A probability output that has passed no gradient at all since the first snapshot."""
     if len(history) < limits.vanishing_snapshots:
         return None
-    names = [_blocked(snapshot) for snapshot in history]
-    return names[-1] if all(name is not None and name == names[-1] for name in names) else None
+    name = _blocked(history[-1])
+    return name if name is not None and all(_blocked(snapshot) == name for snapshot in history[:-1]) else None
 
 
 def _blocked(snapshot: Snapshot) -> str | None:

@@ -1,4 +1,4 @@
-/* Statistics of float32 tensors in one pass, for the CPU. Compiled at first use by fused.py; the eager functions in
+/* Statistics of float32 tensors in one pass, for the CPU. Compiled at first use by kernel.py; the eager functions in
  * moments.py, histogram.py and units.py say what each number is, and are what tests hold it to.
  *
  * A tensor is seen as samples x middle x inner, `inner` contiguous; units are `middle` or `inner`. Sums are about the
@@ -24,7 +24,7 @@ typedef int32_t Ints __attribute__((vector_size(32)));
 enum { SAMPLES, MIDDLE, INNER, STRIDE_SAMPLE, STRIDE_MIDDLE, UNIT_DIM, EVERY };
 enum { CLOSED_LOW, CLOSED_HIGH, SATURATED_LOW, SATURATED_HIGH, GATE_A, GATE_B, GATE_C, TABLE_LOW, TABLE_HIGH, STEPS };
 enum { ZEROS, NONFINITE, GATE_N, GATE, GATE_LOW, GATE_HIGH, HEAD };
-enum { N, MEAN, M2, LOW, HIGH, OPEN, COLUMNS };
+enum { N, MEAN, M2, LOW, HIGH };
 enum { WITH_MOMENTS = 1, WITH_GATE = 2, WITH_OPEN = 4 };
 enum { NO_GATE, OPEN_GATE, SQUARE_GATE, TABLE_GATE };
 
@@ -274,22 +274,28 @@ static void settle(int64_t width, double *zeros, Tile *t) {
     }
 }
 
-static void end_tile(const int64_t *g, int64_t width, int parts, double *columns, double *out, Tile *t) {
+/* Where results go: HEAD sums, columns of one number a unit, openings of each unit. */
+typedef struct {
+    double *sums, *columns, *open;
+} Out;
+
+static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, Out *out, Tile *t) {
     const int64_t units = g[INNER], rows = g[SAMPLES] * g[MIDDLE];
     for (int64_t j = 0; j < width; j++) {
         const Lanes *lanes = &t->lanes[j / WIDE];
         const int k = j % WIDE, half = k / 4, at = k % 4;
         if (parts & WITH_MOMENTS) {
             end_unit((double)(rows - t->bad[j]), t->shift[j], lanes->sum[half][at], lanes->squares[half][at],
-                     lanes->low[k], lanes->high[k], units, columns + j);
-            out[NONFINITE] += t->bad[j];
+                     lanes->low[k], lanes->high[k], units, out->columns + from + j);
+            out->sums[NONFINITE] += (double)t->bad[j];
         }
-        if (parts & WITH_OPEN) columns[OPEN * units + j] = (double)t->open[j];
+        if (parts & WITH_OPEN) out->open[from + j] = (double)t->open[j];
     }
 }
 
 static void reduce_tile(const float *x, const int64_t *g, int64_t from, int parts, int form, const float *facts,
-                        const float *table, double *out, Gates *gates) {
+                        const float *table, Out *out, Gates *gates) {
+    double zeros = 0;
     Tile t;
     const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE, all_rows = g[SAMPLES] * g[MIDDLE];
     const int at_once = (parts & WITH_OPEN) && (parts & WITH_GATE) && form == OPEN_GATE && !has_ends(facts);
@@ -308,10 +314,11 @@ static void reduce_tile(const float *x, const int64_t *g, int64_t from, int part
         if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, &t, at_once ? gates : 0);
         if ((parts & WITH_GATE) && !at_once)
             for (int r = 0; r < count; r++) add_gates(rows[r], width, form, facts, table, gates);
-        if ((since += count) >= 1 << 30) settle(width, &out[ZEROS], &t), since = 0;
+        if ((since += count) >= 1 << 30) settle(width, &zeros, &t), since = 0;
     }
-    settle(width, &out[ZEROS], &t);
-    end_tile(g, width, parts, out + HEAD + from, out, &t);
+    settle(width, &zeros, &t);
+    if (parts & WITH_MOMENTS) out->sums[ZEROS] += zeros;
+    end_tile(g, from, width, parts, out, &t);
 }
 
 /* Units are the middle dimension: each row of `inner` elements is of one unit. */
@@ -333,19 +340,18 @@ static float first_finite(const float *x, const int64_t *g) {
     return 0;
 }
 
-static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit, double *out) {
+static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit) {
     float low = INFINITE, high = -INFINITE;
     for (int k = 0; k < WIDE; k++) low = l->low[k] < low ? l->low[k] : low, high = l->high[k] > high ? l->high[k] : high;
-    out[NONFINITE] += bad;
     end_unit((double)(g[SAMPLES] * g[INNER] - bad), shift, total(l->sum[0] + l->sum[1]),
              total(l->squares[0] + l->squares[1]), low, high, g[MIDDLE], unit);
 }
 
 static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int parts, int form, const float *facts,
-                        const float *table, double *out, Gates *gates) {
+                        const float *table, Out *out, Gates *gates) {
     Lanes lanes;
     const int64_t count = g[INNER], rest = count % WIDE;
-    int64_t open = 0, bad = 0;
+    int64_t open = 0, bad = 0, zeros = 0;
     x += unit * g[STRIDE_MIDDLE];
     begin(&lanes);
     const float about = parts & WITH_MOMENTS ? first_finite(x, g) : 0;
@@ -356,29 +362,34 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
         if (parts & WITH_MOMENTS) {
             for (int64_t i = 0; i + WIDE <= count; i += WIDE) add(load(row + i), shift, low, high, &lanes);
             if (rest) add(load_some(row + count - rest, rest, INFINITE), shift, low, high, &lanes);
-            bad += count_of(lanes.bad) - (rest ? WIDE - rest : 0), out[ZEROS] += count_of(lanes.zeros);
+            bad += count_of(lanes.bad) - (rest ? WIDE - rest : 0), zeros += count_of(lanes.zeros);
             lanes.bad = lanes.zeros = (Ints){0};
         }
         if (parts & WITH_GATE) add_gates(row, count, form, facts, table, gates);
         if (parts & WITH_OPEN) open += !all_closed(row, count, facts);
     }
-    if (parts & WITH_MOMENTS) end_rows(g, about, &lanes, bad, out + HEAD + unit, out);
-    if (parts & WITH_OPEN) out[HEAD + OPEN * g[MIDDLE] + unit] = (double)open;
+    if (parts & WITH_MOMENTS) {
+        end_rows(g, about, &lanes, bad, out->columns + unit);
+        out->sums[NONFINITE] += (double)bad, out->sums[ZEROS] += (double)zeros;
+    }
+    if (parts & WITH_OPEN) out->open[unit] = (double)open;
 }
 
-/* `out`: HEAD sums, then COLUMNS of one number a unit. `parts`: what of it is asked for. An end that is NaN: none. */
+/* `parts`: what is asked for; memory for anything else may be missing. An end that is NaN: none. */
 void actdiag_reduce(const float *x, const int64_t *g, int parts, int form, const float *facts, const float *table,
-                    double *out) {
+                    double *sums, double *columns, double *open) {
     Gates gates = {0, 0, 0, 0};
-    memset(out, 0, HEAD * sizeof *out);
+    Out out = {sums, columns, open};
+    if (sums) memset(sums, 0, HEAD * sizeof *sums);
     if (g[UNIT_DIM] == 2)
         for (int64_t from = 0; from < g[INNER]; from += TILE)
-            reduce_tile(x, g, from, parts, form, facts, table, out, &gates);
+            reduce_tile(x, g, from, parts, form, facts, table, &out, &gates);
     else
         for (int64_t unit = 0; unit < g[MIDDLE]; unit++)
-            reduce_rows(x, g, unit, parts, form, facts, table, out, &gates);
-    out[GATE_N] = gates.n, out[GATE] = form == NO_GATE ? 0 : gates.gate;
-    out[GATE_LOW] = gates.low, out[GATE_HIGH] = gates.high;
+            reduce_rows(x, g, unit, parts, form, facts, table, &out, &gates);
+    if (!(parts & WITH_GATE)) return;
+    sums[GATE_N] = gates.n, sums[GATE] = form == NO_GATE ? 0 : gates.gate;
+    sums[GATE_LOW] = gates.low, sums[GATE_HIGH] = gates.high;
 }
 
 INLINE uint32_t octave(const float *x) {
@@ -423,15 +434,43 @@ void actdiag_gradient(const float *x, int64_t n, double *out) {
     out[0] = (double)(n - bad), out[1] = total(sum[0] + sum[1]), out[2] = (double)zeros, out[3] = (double)bad;
 }
 
-/* Sums of squares of `count` contiguous tensors; NaN and infinity go through. */
-void actdiag_squares(const float *const *tensors, const int64_t *sizes, int64_t count, double *out) {
+/* Squares and zeros of `count` contiguous tensors; NaN and infinity go through. */
+void actdiag_squares(const float *const *tensors, const int64_t *sizes, int64_t count, double *squares, double *zeros) {
     for (int64_t t = 0; t < count; t++) {
         Doubles sum[2] = {{0}, {0}};
-        for (int64_t i = 0; i < sizes[t]; i += WIDE) {
-            const Floats v = take(tensors[t] + i, sizes[t] - i, 0);
-            const Doubles a = low_half(v), b = high_half(v);
-            sum[0] += a * a, sum[1] += b * b;
+        int64_t none = 0;
+        for (int64_t from = 0; from < sizes[t]; from += 1 << 20) {
+            const int64_t end = sizes[t] - from < 1 << 20 ? sizes[t] : from + (1 << 20);
+            Ints zero = {0};
+            for (int64_t i = from; i < end; i += WIDE) {
+                const Floats v = take(tensors[t] + i, end - i, 0);
+                const Doubles a = low_half(v), b = high_half(v);
+                sum[0] += a * a, sum[1] += b * b;
+                zero += v == 0;
+            }
+            none += count_of(zero) - (WIDE - (end - from) % WIDE) % WIDE;
         }
-        out[t] = total(sum[0] + sum[1]);
+        squares[t] = total(sum[0] + sum[1]), zeros[t] = (double)none;
+    }
+}
+
+/* Squares of what `count` flat tensors have moved by, and of where they were. Those after lie at a stride. */
+void actdiag_updates(const float *const *after, const int64_t *strides, const float *const *before, const int64_t *sizes,
+                     int64_t count, double *moves, double *bases) {
+    for (int64_t t = 0; t < count; t++) {
+        Doubles moved[2] = {{0}, {0}}, base[2] = {{0}, {0}};
+        for (int64_t i = 0; i < sizes[t]; i += WIDE) {
+            const int64_t left = sizes[t] - i;
+            const Floats was = take(before[t] + i, left, 0);
+            Floats is = was;
+            if (strides[t] == 1)
+                is = take(after[t] + i, left, 0);
+            else
+                for (int k = 0; k < WIDE && k < left; k++) is[k] = after[t][(i + k) * strides[t]];
+            const Floats by = is - was;
+            const Doubles a = low_half(by), b = high_half(by), c = low_half(was), d = high_half(was);
+            moved[0] += a * a, moved[1] += b * b, base[0] += c * c, base[1] += d * d;
+        }
+        moves[t] = total(moved[0] + moved[1]), bases[t] = total(base[0] + base[1]);
     }
 }
