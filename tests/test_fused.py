@@ -62,10 +62,13 @@ def same(found: Reduction, expected: Reduction, n: int) -> None:
 
 
 def tensor_of(shape: tuple[int, ...], *, seed: int, dtype: torch.dtype, bad: float, memory: str) -> Tensor:
-    """A third of it exact zeros, some of it constant units, some of it not finite."""
+    """Many exact zeros and values at the ends of activations, some constant units, some of it not finite."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator) * 2 + 0.3
     x[torch.rand(shape, generator=generator) < 0.3] = 0.0
+    ends = torch.tensor([6.0, -0.3, 0.1, 0.97, -0.97, 1.0, -1.0, 0.015])
+    at_ends = ends[torch.randint(len(ends), shape, generator=generator)]
+    x = torch.where(torch.rand(shape, generator=generator) < 0.2, at_ends, x)
     x[torch.rand(shape, generator=generator) < bad] = [NAN, INF, -INF][seed % 3]
     if x.ndim > 1 and seed % 4 == 0:
         x[:, 0] = [0.0, -25.0, 3.0, NAN][seed // 4 % 4]

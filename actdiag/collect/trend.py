@@ -15,7 +15,8 @@ Legend: C units, B bins.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +103,12 @@ class Trend:
 
     bins: tuple[Bin, ...] = ()
     filling: Bin | None = None
+    fitted: Fitted | None = field(default=None, repr=False, compare=False)
+    """What follows from the full bins alone; made with the bins, and kept while the next one fills."""
+
+    def __post_init__(self) -> None:
+        if self.fitted is None and len(self.bins) >= LEAST_BINS:
+            object.__setattr__(self, "fitted", _fit_bins(self.bins))
 
     @property
     def last_step(self) -> int:
@@ -131,18 +138,15 @@ class Trend:
         `window`: of so many samples fewer than 3 open a unit then. Units whose line has crossed that already, and that
         are not silent yet, are on their way still: their step is the next one.
         """
-        if len(self.bins) < LEAST_BINS:
+        if self.fitted is None:
             return None
-        step_B = np.array([one.moment / one.samples for one in self.bins])
-        n_B = np.array([one.samples for one in self.bins])
-        z_BC, weight_BC = _distances(np.stack([one.opens_C for one in self.bins]), n_B)
-        line = _fit(step_B, z_BC, weight_BC)
-        goal = float(torch.special.ndtri(torch.tensor(_MISSED / window, dtype=torch.float64)))
-        span = step_B[-1] - step_B[0]
+        line, step_B, lowest_C = self.fitted
+        falling_C = alive_C & lowest_C & (line.slope_C < -SURE * line.error_C)
+        if not falling_C.any():
+            return Forecast(0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ahead_3C = (goal - line.now_C) / (line.slope_C + line.error_C * np.array([[0.0], [-1.0], [1.0]]))
-        dying_C = alive_C & (line.slope_C < -SURE * line.error_C) & (ahead_3C[0] <= FURTHEST * span)
-        dying_C &= z_BC[-1] < z_BC[:-1].min(axis=0)
+            ahead_3C = (_goal(window) - line.now_C) / (line.slope_C + line.error_C * np.array([[0.0], [-1.0], [1.0]]))
+        dying_C = falling_C & (ahead_3C[0] <= FURTHEST * (step_B[-1] - step_B[0]))
         if not dying_C.any():
             return Forecast(0)
         steps_3 = np.median((step_B[-1] + ahead_3C[:, dying_C]).clip(min=self.last_step + 1), axis=1)
@@ -167,6 +171,26 @@ class Line(NamedTuple):
     now_C: Floats
     slope_C: Floats
     error_C: Floats
+
+
+class Fitted(NamedTuple):
+    """The line of each unit, the steps of the bins, and whether its last distance is below all before it."""
+
+    line: Line
+    step_B: Floats
+    lowest_C: NDArray[np.bool_]
+
+
+def _fit_bins(bins: tuple[Bin, ...]) -> Fitted:
+    step_B = np.array([one.moment / one.samples for one in bins])
+    z_BC, weight_BC = _distances(np.stack([one.opens_C for one in bins]), np.array([one.samples for one in bins]))
+    return Fitted(_fit(step_B, z_BC, weight_BC), step_B, z_BC[-1] < z_BC[:-1].min(axis=0))
+
+
+@cache
+def _goal(window: int) -> float:
+    """The distance at which a unit opens for fewer than 3 samples in a window."""
+    return float(torch.special.ndtri(torch.tensor(_MISSED / window, dtype=torch.float64)))
 
 
 def _distances(opens_BC: Floats, n_B: Floats) -> tuple[Floats, Floats]:
