@@ -249,7 +249,7 @@ class Session:
         if word.drop or not word.ranks:
             return None
         facts = step_facts(self.collector, self.scaler, self.ranks, word, tally)
-        facts |= {"epoch": self.epoch, "overhead_ms": self.schedule.budget.last_ms}
+        facts |= {"epoch": self.epoch, **self.schedule.budget.told()}
         snapshot = build(tally, self.collector.memory, self.ranks, facts)
         return snapshot if self.clip_known else replace(snapshot, clip_coefficient=None)
 

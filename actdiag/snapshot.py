@@ -154,6 +154,7 @@ class Snapshot:
     epoch: int | None = _stat("epoch of the trainer, from 0", "epochs", "int")
     ranks: int | None = _stat("processes whose statistics are in it; None for a single process", "processes", "int")
     world_size: int | None = _stat("processes that train together; None for a single process", "processes", "int")
+    overhead_percent: float | None = _stat("share of the time of all steps so far that observing took", "%")
     overhead_ms: float | None = _stat("time that the recorded step before this one took beyond an unrecorded one", "ms")
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ BATCH = WORLD * ROWS
 NAMES = {"net.0:in", "net.0", "net.1", "net.2", "net.3", "net.4"}
 PREPARED = (("prepared", True, 1), ("unprepared", False, 1), ("prepared-accumulated", True, 2))
 """Case, whether the monitor is made of what a library has wrapped, and backwards a step."""
-TIMES = {"epoch", "overhead_ms", "ranks", "world_size"}
+TIMES = {"epoch", "overhead_ms", "overhead_percent", "ranks", "world_size"}
 """What is not the same in one process and in two."""
 
 

@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "log_every_n_steps": 3, "watch_every_n_steps": 1, "max_overhead": None, "window_samples": 96, "merge_timeout_s": 15,
 }  # fmt: skip
 STEPS = 25
-_OWN = ("ranks", "world_size", "overhead_ms")
+_OWN = ("ranks", "world_size", "overhead_ms", "overhead_percent")
 
 
 class Net(nn.Module):

@@ -86,7 +86,7 @@ def through_a_file(state: Mapping[str, Any]) -> Any:
 
 
 def timeless(snapshot: Snapshot) -> Snapshot:
-    return replace(snapshot, overhead_ms=None)
+    return replace(snapshot, overhead_ms=None, overhead_percent=None)
 
 
 def resumed_run(at: int, end: int, make: Callable[..., Net] = Net, **options: Any) -> tuple[Monitor, Book]:

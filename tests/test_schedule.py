@@ -49,6 +49,20 @@ def test_the_budget_is_kept_in_the_long_run(budget: float, record: float, watch:
     assert "record" in modes and "watch" in modes, "it thins out and does not stop"
 
 
+def test_R19_what_observing_took_so_far_is_told_in_percent() -> None:
+    clock, options = Clock(), Options(log_every_n_steps=10, watch_every_n_steps=10, max_overhead=None)
+    schedule = Schedule(options, clock)
+    told, observed = [], 0
+    for step in range(101):
+        mode = schedule.decide(step)
+        observed += step > 8 and mode == "record"
+        clock.now += 1.0 if mode == "off" else 3.0
+        schedule.budget.lap(mode)
+        told.append(schedule.budget.told()["overhead_percent"])
+    assert told[:8] == [None] * 8, "no bare step is known before"
+    assert told[-1] == pytest.approx(100 * observed * 2 / (clock.now - 3.0)), "the first step is not timed"
+
+
 def test_a_cheap_observation_keeps_its_configured_intervals() -> None:
     modes = drive(Options(log_every_n_steps=50, watch_every_n_steps=4, attentive=False), 400, record=1e-3, watch=1e-4)
     assert modes.count("record") == 8

@@ -310,6 +310,7 @@ def deep(layers: int, step: int = 0) -> Snapshot:
             for kind in ("weight", "bias")
         },
         grad_norm_total=1.0, clip_coefficient=1.0, loss_scale=1.0, skipped_steps=0, overhead_ms=1.0,
+        overhead_percent=2.0,
     )  # fmt: skip
 
 

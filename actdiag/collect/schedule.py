@@ -36,7 +36,7 @@ class Budget:
     """
 
     def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
-        self._spent_s = 0.0
+        self._spent_s = self._elapsed_s = 0.0
         self._max_overhead = max_overhead
         self._clock = clock
         self._begun: float | None = None
@@ -52,6 +52,7 @@ class Budget:
         begun, self._begun = self._begun, now
         if begun is None:
             return
+        self._elapsed_s += now - begun
         if mode == "off":
             self._base.append(now - begun)
             return
@@ -66,6 +67,15 @@ class Budget:
             self._cost[mode].append(max(0.0, cost))
             self._adapt(mode)
 
+    @property
+    def percent(self) -> float | None:
+        """Share of the time of all steps that observing took, in percent; None before a bare step is known."""
+        return 100 * self._spent_s / self._elapsed_s if len(self._base) >= _MIN_BASE_STEPS else None
+
+    def told(self) -> dict[str, float | None]:
+        """What a snapshot tells of it."""
+        return {"overhead_ms": self.last_ms, "overhead_percent": self.percent}
+
     def restart(self) -> None:
         """Something else took time (validation, a pause): the running step is not timed."""
         self._begun = None
@@ -74,6 +84,7 @@ class Budget:
         """What has been learned, as plain values. The running step is left out."""
         return {
             "spent_s": self._spent_s,
+            "elapsed_s": self._elapsed_s,
             "base": list(self._base),
             "cost": {mode: list(costs) for mode, costs in self._cost.items()},
             "interval": dict(self._interval),
@@ -84,6 +95,7 @@ class Budget:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`. Raises ValueError for other values, and may be half loaded then."""
         self._spent_s = number(state, "spent_s")
+        self._elapsed_s = number(state, "elapsed_s", none=True) or self._spent_s  # an older state does not have it
         self._base.extend(_numbers(state, "base"))
         cost, interval, settled = (mapping(state, name) for name in ("cost", "interval", "settled"))
         for mode in _OBSERVED:

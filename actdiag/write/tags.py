@@ -18,7 +18,8 @@ REPORT = "actdiag/report"
 STEP = "actdiag/"
 
 STEP_STATS = (
-    "grad_norm_total", "clip_coefficient", "loss_scale", "skipped_steps", "overhead_ms", "epoch", "ranks", "world_size",
+    "grad_norm_total", "clip_coefficient", "loss_scale", "skipped_steps", "overhead_ms", "overhead_percent", "epoch",
+    "ranks", "world_size",
 )  # fmt: skip
 HISTOGRAM_KINDS = {"activation": "histogram", "gradient": "grad_histogram"}
 
