@@ -54,9 +54,9 @@ CASES: list[Case] = [
 
 
 def slow(case: Case) -> bool:
-    """Compiled, and more than the main cases of two processes."""
+    """What is compiled, but for the plainest; and most of what needs four processes."""
     kind, how, use = case
-    return how != "eager" and (kind == "hsdp" or use not in USES)
+    return (how != "eager" and (kind, use) != ("ddp", "plain")) or (kind == "hsdp" and use != "plain")
 
 
 NOT_RUNNABLE: dict[Case, str] = {
@@ -385,6 +385,7 @@ def test_every_step_is_seen_under_the_names_of_the_model_without_wrappers(case: 
         assert seen <= anywhere, f"step {step}: {seen - anywhere}"
 
 
+@pytest.mark.slow
 def test_what_cannot_run_without_a_monitor_still_cannot(results: Find) -> None:
     """Delete its line from NOT_RUNNABLE where this fails: torch has learned it."""
     for case, reason in NOT_RUNNABLE.items():

@@ -78,8 +78,12 @@ def sharded(rank: int, world: int, *, micros: int = 1, mesh: tuple[int, ...] = (
 )
 @pytest.mark.parametrize(
     ("world", "options"),
-    [(2, {}), (2, {"micros": 2}), (4, {}), (4, {"mesh": (2, 2)})],
-    ids=["two", "two, accumulated", "four, empty shards", "hybrid"],
+    [
+        pytest.param(2, {}, id="two"),
+        pytest.param(2, {"micros": 2}, id="two, accumulated"),
+        pytest.param(4, {}, id="four, empty shards"),
+        pytest.param(4, {"mesh": (2, 2)}, id="hybrid", marks=pytest.mark.slow),
+    ],
 )
 def test_R46_sharded_parameters_are_told_as_whole_ones(world: int, options: dict[str, Any]) -> None:
     check(run_ranks(sharded, world, **options), alone(world, micros=options.get("micros", 1)))
@@ -148,7 +152,9 @@ def flat(rank: int, world: int, *, original: bool, strategy: str) -> Answer:
     proves=("R46", "C39"),
 )
 @pytest.mark.parametrize("original", [True, False], ids=["original parameters", "flat parameters"])
-@pytest.mark.parametrize("strategy", ["FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD"])
+@pytest.mark.parametrize(
+    "strategy", ["FULL_SHARD", *(pytest.param(s, marks=pytest.mark.slow) for s in ("SHARD_GRAD_OP", "HYBRID_SHARD"))]
+)
 def test_R46_flat_parameters_are_summed_over_their_shards(original: bool, strategy: str) -> None:
     world = 4 if strategy == "HYBRID_SHARD" else 2
     outcomes, truth = run_ranks(flat, world, original=original, strategy=strategy), alone(world)
