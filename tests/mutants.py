@@ -51,8 +51,8 @@ MUTANTS = [
     Mutant(
         "micro-batches replace each other",
         "collect/site.py",
-        "found.moments if self.moments is None else merge(self.moments, found.moments)",
-        "found.moments",
+        "found.columns_5C if known is None else merge_columns(known, found.columns_5C)",
+        "found.columns_5C",
         "test_truth test_regimes",
     ),
     Mutant(

@@ -270,8 +270,8 @@ class Collector:
 
     def seen(self) -> list[tuple[str, int, Site]]:
         """Key, call and site of those that ran in this recorded step, in execution order; then those watched before."""
-        told = [(key, index, site) for (key, index), site in self.sites.items() if site.moments or site.recent]
-        return sorted(told, key=lambda one: (one[2].moments is None, one[2].order))
+        told = [(key, index, site) for (key, index), site in self.sites.items() if site.ran or site.recent]
+        return sorted(told, key=lambda one: (not one[2].ran, one[2].order))
 
     def told(self) -> None:
         """What was observed of units until now has been read."""
@@ -281,7 +281,7 @@ class Collector:
 
     def unseen(self) -> dict[str, str]:
         """Target -> why nothing was observed of it in this step."""
-        ran = {key for (key, _), site in self.sites.items() if site.moments is not None}
+        ran = {key for (key, _), site in self.sites.items() if site.ran}
         refused = {key: site.refused for (key, _), site in self.sites.items() if site.refused}
         return {
             target.name: refused.get(target.name) or self._why_not_called(target)

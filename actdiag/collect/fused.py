@@ -18,7 +18,6 @@ from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
-from actdiag.collect.moments import GateSums, GradientSums, Moments
 from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
 from actdiag.collect.slopes import Over
 
@@ -58,28 +57,26 @@ class Fused:
         parts = _MOMENTS * asked.moments + _GATE * asked.gate + _OPEN * asked.open
         at = (_address(sums), _address(columns), _address(open_C))
         self._library.actdiag_reduce(x.data_ptr(), geometry, parts, form, numbers, table, *at)
-        if sums is None:
-            return Reduction(octaves=self._octaves(x, geometry) if asked.octaves else None, open_C=open_C)
-        zeros, nonfinite, *gate = sums.unbind()
         return Reduction(
-            moments=_moments(columns, zeros, nonfinite) if columns is not None else None,
+            columns_5C=columns,
+            counts_2=sums[:2] if sums is not None and asked.moments else None,
             octaves=self._octaves(x, geometry) if asked.octaves else None,
-            gate=self._gate(units, facts, gate) if asked.gate else None,
+            gate_4=self._gate(units, facts, sums[2:]) if sums is not None and asked.gate else None,
             open_C=open_C,
         )
 
-    def _gate(self, units: Units, facts: ActivationFacts | None, found: list[Tensor]) -> GateSums | None:
+    def _gate(self, units: Units, facts: ActivationFacts | None, found_4: Tensor) -> Tensor | None:
         """What the kernel has found, unless it does not know the gate."""
         if facts is not None and facts.gate is not None and facts.form is None:
-            return self._eager.reduce(units, facts, Asked(gate=True)).gate
-        return GateSums(*found)
+            return self._eager.reduce(units, facts, Asked(gate=True)).gate_4
+        return found_4
 
     def _octaves(self, x: Tensor, geometry: ctypes.Array[ctypes.c_int64]) -> Tensor:
         counts = torch.empty(BINS, dtype=torch.int64)
         self._library.actdiag_octaves(x.data_ptr(), geometry, counts.data_ptr())
         return counts
 
-    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[GradientSums, Tensor | None]:
+    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """See Reducer."""
         if not _fits(g):
             return self._eager.gradient(g, octaves=octaves)
@@ -88,7 +85,7 @@ class Fused:
         out = torch.empty(4, dtype=torch.float64)
         self._library.actdiag_gradient(x.data_ptr(), x.numel(), out.data_ptr())
         counts = self._octaves(x, _geometry((1, 1, x.numel()), (x.numel(), x.numel(), 1), 2)) if octaves else None
-        return GradientSums(*out.unbind()), counts
+        return out, counts
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
         """See Reducer."""
@@ -136,11 +133,6 @@ def _outputs(units: int, asked: Asked) -> tuple[Tensor | None, Tensor | None, Te
     sums = torch.empty(_HEAD, dtype=torch.float64) if asked.moments or asked.gate else None
     columns = torch.empty(_COLUMNS, units, dtype=torch.float64) if asked.moments else None
     return sums, columns, torch.empty(units, dtype=torch.float64) if asked.open else None
-
-
-def _moments(columns: Tensor, zeros: Tensor, nonfinite: Tensor) -> Moments:
-    n_C, mean_C, m2_C, low_C, high_C = columns.unbind()
-    return Moments(n_C, mean_C, m2_C, low_C, high_C, zeros, nonfinite)
 
 
 def _address(x: Tensor | None) -> int | None:

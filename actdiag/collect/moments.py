@@ -1,7 +1,7 @@
 """One-pass statistics of a tensor, per unit, with a merge law.
 
-Legend: C units, S samples, P positions, K chunks. `_C` marks one number a unit. Everything stays on the
-tensor's device; nothing here synchronizes or is collective.
+Legend: C units, S samples, P positions, K chunks, 5 the first fields of Moments. `_C` marks one number a unit.
+Everything stays on the tensor's device; nothing here synchronizes or is collective.
 
 A reduction works in float64 on the CPU and in float32 elsewhere, always about the tensor's own mean, and is
 joined in float64: the variance survives mean/std = 1e4, half-precision inputs do not overflow (see
@@ -144,6 +144,27 @@ def merge(a: Moments, b: Moments) -> Moments:
         zeros=a.zeros + b.zeros,
         nonfinite=a.nonfinite + b.nonfinite,
     )
+
+
+def columns_of(a: Moments) -> Tensor:
+    """n, mean, m2, low and high of each unit as one tensor [5, C]: one object to keep and to copy."""
+    return torch.stack(a[:5])
+
+
+def counts_of(a: Moments) -> Tensor:
+    """Zeros and non-finite elements, [2]."""
+    return torch.stack(a[5:])
+
+
+def merge_columns(a_5C: Tensor, b_5C: Tensor) -> Tensor:
+    """`merge` for what `columns_of` gives."""
+    none = a_5C.new_zeros(())
+    return columns_of(merge(_moments(a_5C, none), _moments(b_5C, none)))
+
+
+def _moments(columns_5C: Tensor, none: Tensor) -> Moments:
+    n_C, mean_C, m2_C, low_C, high_C = columns_5C.unbind()
+    return Moments(n_C, mean_C, m2_C, low_C, high_C, none, none)
 
 
 def measure_gate(x: Tensor, facts: ActivationFacts) -> GateSums:

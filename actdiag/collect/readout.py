@@ -23,12 +23,12 @@ Fetched = dict[str, dict[str, dict[str, Numbers]]]
 """Owner (site or parameter) -> group -> name -> numbers."""
 
 _SUMS_OF = {
-    "moments": {"zeros": "zeros", "nonfinite": "nonfinite"},
-    "gate": {"n": "gate_n", "gate": "gate", "low": "gate_low", "high": "gate_high"},
-    "gradient": {"n": "grad_n", "squares": "grad_squares", "zeros": "grad_zeros", "nonfinite": "grad_nonfinite"},
+    "counts": ("zeros", "nonfinite"),
+    "gate": ("gate_n", "gate", "gate_low", "gate_high"),
+    "gradient": ("grad_n", "grad_squares", "grad_zeros", "grad_nonfinite"),
 }
-"""Group of the device sums -> name there -> name of the sum in a Tally."""
-_COUNTED_IN = {"moments": "ran", "gate": "gates", "gradient": "gradients"}
+"""Group of the device sums -> names of its numbers among the sums of a Tally."""
+_COUNTED_IN = {"counts": "ran", "gate": "gates", "gradient": "gradients"}
 
 
 class Readout:
@@ -75,11 +75,10 @@ def owner_of(key: str, index: int) -> str:
 
 def queue_site(out: Readout, owner: str, site: Site) -> None:
     """Queue everything a site has added up."""
-    groups = {"moments": site.moments, "gate": site.gate, "gradient": site.gradient}
+    groups = {"columns": site.columns_5C, "counts": site.counts_2, "gate": site.gate_4, "gradient": site.gradient_4}
     for group, sums in groups.items():
         if sums is not None:
-            for name, tensor in zip(sums._fields, sums, strict=True):
-                out.add(owner, group, name, tensor)
+            out.add(owner, group, "sums", sums)
     for name, octaves in (("activation", site.octaves), ("gradient", site.gradient_octaves)):
         if octaves is not None:
             out.add(owner, "octaves", name, octaves)
@@ -146,7 +145,7 @@ def _parts(bounds: Sequence[int]) -> Iterable[slice]:
 
 def _site_row(key: str, index: int, site: Site, fetched: Fetched) -> SiteRow:
     groups = fetched.get(owner_of(key, index), {})
-    units = groups["moments"]["n_C"].size if "moments" in groups else 0
+    units = groups["columns"]["sums"].shape[1] if "columns" in groups else 0
     watched = groups["recent"]["last"].size if "recent" in groups else 0
     return SiteRow(key, index, site.kind, site.role, units, watched, _ends(site.facts))
 
@@ -168,20 +167,19 @@ def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
     for group, names in _SUMS_OF.items():
         if group in groups:
             row[SUMS.index(_COUNTED_IN[group])] = 1
-            for name, column in names.items():
-                row[SUMS.index(column)] = groups[group][name]
+            for column, number in zip(names, groups[group]["sums"], strict=True):
+                row[SUMS.index(column)] = number
     row[SUMS.index("elements")], row[SUMS.index("samples")] = site.elements, site.samples
     for side, name in enumerate(("activation", "gradient")):
         if name in groups.get("octaves", {}):
             tally.octaves_S2U[i, side] = groups["octaves"][name]
-    if "moments" in groups:
-        tally.low_S[i], tally.high_S[i] = groups["moments"]["low_C"].min(), groups["moments"]["high_C"].max()
+    if "columns" in groups:
+        tally.low_S[i], tally.high_S[i] = groups["columns"]["sums"][3].min(), groups["columns"]["sums"][4].max()
 
 
 def _add_units(tally: Tally, units: slice, watched: slice, groups: Groups) -> None:
-    if "moments" in groups:
-        for column in ("n_C", "mean_C", "m2_C"):
-            getattr(tally, column)[units] = groups["moments"][column]
+    if "columns" in groups:
+        tally.n_C[units], tally.mean_C[units], tally.m2_C[units] = groups["columns"]["sums"][:3]
     if "recent" in groups:
         tally.opens_W[watched], tally.last_W[watched] = groups["recent"]["opens"], groups["recent"]["last"]
 

@@ -16,24 +16,21 @@ from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.gradients import squares
 from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import Units
-from actdiag.collect.moments import (
-    GateSums,
-    GradientSums,
-    Moments,
-    count,
-    measure,
-    measure_gate,
-    measure_gradient,
-)
+from actdiag.collect.moments import columns_of, count, counts_of, measure, measure_gate, measure_gradient
 from actdiag.collect.units import count_open
 
 
 class Reduction(NamedTuple):
-    """What was asked for of one tensor, None for what was not. `open_C`: samples that opened each unit."""
+    """What was asked for of one tensor, float64, None for what was not. Few tensors: each costs some microseconds.
 
-    moments: Moments | None = None
+    `columns_5C`: n, mean, m2, low and high of each unit (Moments); `counts_2`: zeros and non-finite elements;
+    `octaves`: int64 [512]; `gate_4`: the fields of GateSums; `open_C`: samples that opened each unit.
+    """
+
+    columns_5C: Tensor | None = None
+    counts_2: Tensor | None = None
     octaves: Tensor | None = None
-    gate: GateSums | None = None
+    gate_4: Tensor | None = None
     open_C: Tensor | None = None
 
 
@@ -52,8 +49,8 @@ class Reducer(Protocol):
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
         """Sums of one tensor; `facts` must be there where gates or openings are asked for."""
 
-    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[GradientSums, Tensor | None]:
-        """Sums of a gradient, and its octave counters."""
+    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
+        """The fields of GradientSums as one tensor, and octave counters."""
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
         """Sums of squares in float64, 0-d."""
@@ -82,17 +79,20 @@ class Eager:
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
         """See Reducer."""
         with quiet(units.x):
+            moments = measure(units) if asked.moments else None
+            gate = measure_gate(units.units_last(), facts) if asked.gate and facts is not None else None
             return Reduction(
-                moments=measure(units) if asked.moments else None,
+                columns_5C=None if moments is None else columns_of(moments),
+                counts_2=None if moments is None else counts_of(moments),
                 octaves=count_octaves(units.x) if asked.octaves else None,
-                gate=measure_gate(units.units_last(), facts) if asked.gate and facts is not None else None,
+                gate_4=None if gate is None else torch.stack(gate),
                 open_C=count_open(units, facts) if asked.open and facts is not None else None,
             )
 
-    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[GradientSums, Tensor | None]:
+    def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """See Reducer."""
         with quiet(g):
-            return measure_gradient(g), count_octaves(g) if octaves else None
+            return torch.stack(measure_gradient(g)), count_octaves(g) if octaves else None
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
         """See Reducer."""

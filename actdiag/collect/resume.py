@@ -161,7 +161,7 @@ def other_widths(collector: Collector, known: Iterable[SavedSite]) -> list[str]:
     changed = []
     for one in known:
         site, now = collector.sites.get((one.key, one.index)), collector.memory.of(one.key, one.index)
-        if site is None or site.moments is None or now.evidence is None or one.units is None:
+        if site is None or not site.ran or now.evidence is None or one.units is None:
             continue
         if now.evidence.units != one.units:
             changed.append(now.name)

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.layout import Units
-from actdiag.collect.moments import GateSums, GradientSums, Moments, add_gates, add_gradients, merge
+from actdiag.collect.moments import merge_columns
 from actdiag.collect.parallel import Place
 from actdiag.collect.recent import Recent
-from actdiag.collect.reducing import Asked, Eager, Reducer
+from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
 from actdiag.snapshot import Role
 
 
 class Site:
-    """One place where a tensor is observed. Holds sums, never a tensor of the user's.
+    """One place where a tensor is observed. Holds sums (see Reduction), never a tensor of the user's.
 
     `traced`: its running call is one inside code that torch.compile has traced. `place`: which part of a layer it is,
     where layers are divided among ranks.
@@ -34,6 +34,11 @@ class Site:
         self.place: Place | None = None
         self.clear()
 
+    @property
+    def ran(self) -> bool:
+        """Whether an output was added up in this step."""
+        return self.columns_5C is not None
+
     def begin(self, *, recording: bool) -> None:
         """A step begins: a watched one only counts its calls."""
         if recording:
@@ -48,10 +53,11 @@ class Site:
         self.refused: str | None = None
         self.forward_calls = 0
         self.gradient_calls = 0
-        self.moments: Moments | None = None
-        self.gate: GateSums | None = None
+        self.columns_5C: Tensor | None = None
+        self.counts_2: Tensor | None = None
+        self.gate_4: Tensor | None = None
         self.octaves: Tensor | None = None
-        self.gradient: GradientSums | None = None
+        self.gradient_4: Tensor | None = None
         self.gradient_octaves: Tensor | None = None
 
     def add_forward(self, units: Units, *, histogram: bool, read: int | None = None) -> bool:
@@ -59,18 +65,19 @@ class Site:
 
         `read`: the step, if this is also the variable that the facts read: gates and evidence are added too.
         """
-        if self.moments is not None and len(self.moments.n_C) != units.units:
-            self.refused = f"its number of units changes: {len(self.moments.n_C)}, then {units.units}"
+        if self.columns_5C is not None and self.columns_5C.shape[1] != units.units:
+            self.refused = f"its number of units changes: {self.columns_5C.shape[1]}, then {units.units}"
             return False
         gate, opens = self._reads(recording=True) if read is not None else (False, False)
         found = self._reducer.reduce(units, self.facts, Asked(True, histogram, gate, opens))
-        if found.moments is not None:
-            self.moments = found.moments if self.moments is None else merge(self.moments, found.moments)
-        if found.octaves is not None:
-            self.octaves = found.octaves if self.octaves is None else self.octaves + found.octaves
+        if found.columns_5C is not None:
+            known = self.columns_5C
+            self.columns_5C = found.columns_5C if known is None else merge_columns(known, found.columns_5C)
+        self.counts_2 = _sum(self.counts_2, found.counts_2)
+        self.octaves = _sum(self.octaves, found.octaves)
         self.elements += units.x.numel()
         self.samples += units.samples
-        self._add_read(units, found.gate, found.open_C, read or 0)
+        self._add_read(units, found, read or 0)
         return True
 
     def add_read(self, units: Units, step: int, *, recording: bool) -> None:
@@ -78,29 +85,32 @@ class Site:
         gate, opens = self._reads(recording=recording)
         if gate or opens:
             found = self._reducer.reduce(units, self.facts, Asked(gate=gate, open=opens))
-            self._add_read(units, found.gate, found.open_C, step)
+            self._add_read(units, found, step)
 
     def _reads(self, *, recording: bool) -> tuple[bool, bool]:
         """Whether gates, and openings, are to be counted."""
         return recording and self.facts is not None, self.facts is not None and self.facts.can_close
 
-    def _add_read(self, units: Units, gate: GateSums | None, open_C: Tensor | None, step: int) -> None:
-        if gate is not None:
-            self.gate = gate if self.gate is None else add_gates(self.gate, gate)
-        if open_C is None:
+    def _add_read(self, units: Units, found: Reduction, step: int) -> None:
+        self.gate_4 = _sum(self.gate_4, found.gate_4)
+        if found.open_C is None:
             return
         if self.recent is None or units.units != self.recent.units:
             self.recent = Recent(units.units, units.x.device)
-        self.recent.observe(open_C, units.samples, step)
+        self.recent.observe(found.open_C, units.samples, step)
 
     def add_gradient(self, g: Tensor, *, histogram: bool) -> None:
         """Add one backward's gradient. Under create_graph the gradient has a graph: none of it is kept."""
         with torch.no_grad():
             part, octaves = self._reducer.gradient(g.detach(), octaves=histogram)
-            self.gradient = part if self.gradient is None else add_gradients(self.gradient, part)
-            if octaves is not None:
-                self.gradient_octaves = octaves if self.gradient_octaves is None else self.gradient_octaves + octaves
+            self.gradient_4 = _sum(self.gradient_4, part)
+            self.gradient_octaves = _sum(self.gradient_octaves, octaves)
             self.gradient_calls += 1
+
+
+def _sum(known: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Sums add; None is nothing."""
+    return more if known is None else known if more is None else known + more
 
 
 def is_tanh(facts: ActivationFacts | None) -> bool:
