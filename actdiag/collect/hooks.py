@@ -107,7 +107,9 @@ class Probe:
 
     def _find(self, module: nn.Module, given: Any, output: Any) -> None:
         if self.wanted():
-            self.see(module, first_tensor(given), first_tensor(output))
+            facts = self.target.facts
+            reads = self._recorder.recording or (facts is not None and facts.reads == "input")
+            self.see(module, first_tensor(given) if reads else None, first_tensor(output))
 
     def wanted(self) -> bool:
         """Whether a call that happens now is to be observed; a watched step asks only for what can die."""

@@ -1,0 +1,56 @@
+"""What observing adds to a step, by counts: times depend on the machine, operators and bytes do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from overhead import EVERY_STEP, VARIANTS, measure, operators
+from overhead_peers import PEERS
+from workloads import MODELS, stepper
+
+from actdiag import Monitor, TensorBoardWriter
+from actdiag.collect.kernel import kernel
+from actdiag.collect.reducing import Eager
+
+
+def added(name: str, folder: Path, **options: object) -> tuple[int, int, int]:
+    """Operators that a third step has more than a bare one, values read back, and tensors observed in it."""
+    bare = stepper(MODELS[name])[2]
+    model, optimizer, seen = stepper(MODELS[name])
+    with Monitor(model, optimizer, writers=[TensorBoardWriter(str(folder))], **options) as monitor:  # type: ignore[arg-type]
+        for _ in range(2):
+            bare()
+            seen()
+        (most, reads), (least, _) = operators(seen), operators(bare)
+        now = monitor.snapshots[-1]
+    gradients = sum(site.grad_rms is not None for site in now.sites.values())
+    return most - least, reads, len(now.sites) + gradients + len(now.parameters)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+@pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
+def test_a_recorded_step_adds_six_operators_a_tensor_and_reads_no_value_back(name: str, tmp_path: Path) -> None:
+    operators, reads, tensors = added(name, tmp_path, **EVERY_STEP)
+    assert reads == 0 and operators <= 6 * tensors, f"{operators} operators for {tensors} tensors"
+
+
+def test_without_the_kernel_it_is_twenty_seven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    operators, reads, tensors = added("mlp", tmp_path, **EVERY_STEP)
+    assert reads == 0 and operators <= 27 * tensors, f"{operators} operators for {tensors} tensors"
+
+
+def test_an_unrecorded_step_adds_no_operator(tmp_path: Path) -> None:
+    options = {"log_every_n_steps": 1000, "watch_every_n_steps": 1000, "max_overhead": None}
+    assert added("mlp", tmp_path, **options)[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("variant", ["A/A control", "every step", "hand-written hooks, every step"])
+def test_the_benchmark_measures_what_it_says(variant: str) -> None:
+    told = measure("mlp", variant, 12)
+    assert told["wall"] > 0 and told["cpu"] > 0 and told["peak_mb"] > 50
+    assert (told["operators"] == 0) == (variant == "A/A control")
+    assert (told["reads"] > 30) == (variant in PEERS)
+    if variant in VARIANTS and VARIANTS[variant] == EVERY_STEP:
+        assert 0.5 < told["kb"] < 0.6 * 29, "at most 0.6 KB for each of 29 tensors"
