@@ -81,7 +81,7 @@ def sequential() -> nn.Module:
     proves=("R7", "R8", "C30"),
 )
 @pytest.mark.parametrize("build", [Modules, Functions, sequential])
-@pytest.mark.parametrize("given", [inner, outer])
+@pytest.mark.parametrize("given", [inner, pytest.param(outer, marks=pytest.mark.slow)])
 def test_R07_R08_a_compiled_model_gives_eager_numbers_and_one_more_graph(
     build: Callable[[], nn.Module], given: Any
 ) -> None:

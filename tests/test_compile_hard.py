@@ -249,6 +249,7 @@ def test_functions_in_a_compiled_checkpoint_are_not_observed_and_never_zero() ->
     not_observed="the gradient at sites: None, not 0",
     proves=("C30",),
 )
+@pytest.mark.slow
 def test_compiled_autograd_leaves_the_gradient_at_sites_unknown() -> None:
     def run(observe: bool) -> Any:
         torch._dynamo.reset()

@@ -31,7 +31,7 @@ pytestmark = COMPILER_WARNS
     exact="all numbers: its code is compiled once more, with one line in the log where a record was lost by it",
     proves=("R9", "C30"),
 )
-@pytest.mark.parametrize("how", ["wrapper", "inner", "in place"])
+@pytest.mark.parametrize("how", ["wrapper", "inner", pytest.param("in place", marks=pytest.mark.slow)])
 def test_R09_a_monitor_that_comes_after_the_first_call_still_observes(how: str) -> None:
     def late(model: nn.Module) -> Any:
         call = in_place(model) if how == "in place" else compiled(fullgraph=True)(model)

@@ -72,8 +72,15 @@ def blocks_in_place(model: nn.Module) -> nn.Module:
     approximate="compiled blocks in an eager non-reentrant checkpoint: two added graphs, not one",
     proves=("R70", "C23"),
 )
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("wrap", [compiled(), blocks_in_place])
+@pytest.mark.parametrize(
+    ("wrap", "reentrant"),
+    [
+        pytest.param(compiled(), False, id="whole"),
+        pytest.param(compiled(), True, id="whole, reentrant", marks=pytest.mark.slow),
+        pytest.param(blocks_in_place, False, id="blocks", marks=pytest.mark.slow),
+        pytest.param(blocks_in_place, True, id="blocks, reentrant", marks=pytest.mark.slow),
+    ],
+)
 def test_R70_a_compiled_checkpoint_is_counted_once(wrap: Any, reentrant: bool) -> None:
     def build() -> nn.Module:
         return Checkpointed(reentrant)

@@ -168,13 +168,18 @@ die()
 """
 
 
+_LATER = ("after the step", "callback, writer")
+
+
 @regime(
     "interruptions",
     "kill -9 right after a finding",
     exact="the finding and its snapshot are on the disk before on_finding is called",
     proves=("R60",),
 )
-@pytest.mark.parametrize("how", ["callback", "after the step", "callback, writer", "after the step, writer"])
+@pytest.mark.parametrize(
+    "how", ["callback", *(pytest.param(how, marks=pytest.mark.slow) for how in _LATER), "after the step, writer"]
+)
 def test_R60_a_finding_is_on_the_disk_before_a_kill_can_come(tmp_path: Path, how: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), how], cwd=ROOT, capture_output=True, timeout=120

@@ -80,7 +80,7 @@ def sharded(rank: int, world: int, *, micros: int = 1, mesh: tuple[int, ...] = (
     ("world", "options"),
     [
         pytest.param(2, {}, id="two"),
-        pytest.param(2, {"micros": 2}, id="two, accumulated"),
+        pytest.param(2, {"micros": 2}, id="two, accumulated", marks=pytest.mark.slow),
         pytest.param(4, {}, id="four, empty shards"),
         pytest.param(4, {"mesh": (2, 2)}, id="hybrid", marks=pytest.mark.slow),
     ],
