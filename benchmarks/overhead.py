@@ -5,7 +5,7 @@ busy machine slows both alike. Every variant runs in fresh processes; shown are 
 the wall ratio. The A/A control compares two bare copies, and tells how far ratios can be trusted. That every step that
 should have been recorded was is asserted. Operators are counted over one more step by a dispatch mode.
 
-    python benchmarks/overhead.py [--models mlp,lstm,cnn,gpt] [--variants TEXT] [--processes N] [--append docs/cost.md]
+    python benchmarks/overhead.py [--models mlp,lstm,cnn,gpt] [--variants NAME ...] [--append docs/cost.md]
 
 Peers that are not installed are left out: `pip install -r ./benchmarks/requirements-peers.txt`.
 """
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=0, help="steps of each copy; default: by model")
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--variants", default="", help="only variants that hold one of these texts, by commas")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *PEERS], help="only these")
     parser.add_argument("--processes", type=int, default=3, help="repetitions; the median is shown")
     parser.add_argument("--append", type=Path, help="append the table to this page")
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "VARIANT", "PAIRS"), help=argparse.SUPPRESS)
@@ -144,10 +144,10 @@ def main() -> None:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
-    wanted = given.variants.split(",")
+    wanted = given.variants or [*VARIANTS, *PEERS]
     for name in given.models.split(","):
         pairs = given.pairs or PAIRS[name]
-        for variant in (v for v in (*VARIANTS, *PEERS) if any(text in v for text in wanted)):
+        for variant in wanted:
             lines.append(_row(name, variant, pairs, given.processes))
             print(lines[-1], flush=True)
     if given.append:
