@@ -37,6 +37,7 @@ EVERY_STEP = {"log_every_n_steps": 1, "watch_every_n_steps": 1, "max_overhead": 
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "A/A control": None,
     "defaults": {},
+    "observed at no step": {"start_step": 10**9, "max_overhead": None},
     "every 50 steps, watched every 4": {"max_overhead": None, "attentive": False},
     "every 10 steps": {"log_every_n_steps": 10, "watch_every_n_steps": 10, "max_overhead": None},
     "every step": EVERY_STEP,
@@ -143,16 +144,20 @@ def main() -> None:
         "read | KB a step | peak MB |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    print("\n".join(lines), flush=True)
+    keep(given.append, ["", *lines])
     wanted = given.variants or [*VARIANTS, *PEERS]
     for name in given.models.split(","):
         pairs = given.pairs or PAIRS[name]
         for variant in wanted:
-            lines.append(_row(name, variant, pairs, given.processes))
-            print(lines[-1], flush=True)
-    if given.append:
-        with given.append.open("a", encoding="utf-8") as page:
-            page.write("\n" + "\n".join(lines) + "\n")
+            keep(given.append, [_row(name, variant, pairs, given.processes)])
+
+
+def keep(page: Path | None, lines: list[str]) -> None:
+    """Print lines, and append them to the page at once: a run that is cut off leaves what it has measured."""
+    print("\n".join(lines), flush=True)
+    if page is not None:
+        with page.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
 
 
 def _row(name: str, variant: str, pairs: int, processes: int) -> str:

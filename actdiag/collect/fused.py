@@ -26,6 +26,8 @@ _MOMENTS, _GATE, _OPEN = 1, 2, 4
 _FORMS = {None: 0, "open": 1, "square": 2, "table": 3}
 _TABLE = (-20.0, 20.0, 8192)
 """Range and steps of tabulated gates: linear between entries 1/205 apart, which is right to 5e-6; flat beyond."""
+_MOST_COPIED = 1 << 18
+"""Elements that may be copied, 1 MB: half precision is widened, and a strided tensor made contiguous."""
 _MANY_ELEMENTS, _MANY_THREADS = 1 << 22, 4
 """The kernel has one thread and reads once; eager functions read about eight times, with all threads. Large tensors
 of a machine with more threads than that are theirs."""
@@ -44,12 +46,14 @@ class Fused:
         assert library is not None
         self._library = library
         self._eager = Eager()
+        # Of this reducer, not of the process: facts of PReLU hold a parameter of the user's.
+        self._plan = lru_cache(maxsize=256)(_plan)
 
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
         """See Reducer."""
-        if not _fits(units.x):
+        if not _fits(units.x, copies=units.x.stride(2) != 1 and units.x.shape[2] > 1):
             return self._eager.reduce(units, facts, asked)
-        plan = _plan(facts, units.x.dtype) if facts is not None and (asked.gate or asked.open) else None
+        plan = self._plan(facts, units.x.dtype) if facts is not None and (asked.gate or asked.open) else None
         x, dim = _rows(units)
         geometry = _geometry((x.shape[0], x.shape[1], x.shape[2]), x.stride(), dim)
         sums, columns, open_C = _outputs(units.units, asked)
@@ -78,10 +82,9 @@ class Fused:
 
     def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """See Reducer."""
-        if not _fits(g):
+        if not _fits(g, copies=not g.is_contiguous()):
             return self._eager.gradient(g, octaves=octaves)
-        x = g.reshape(-1).float()
-        x = x if x.is_contiguous() else x.contiguous()
+        x = g.reshape(-1).float().contiguous()
         out = torch.empty(4, dtype=torch.float64)
         self._library.actdiag_gradient(x.data_ptr(), x.numel(), out.data_ptr())
         counts = self._octaves(x, _geometry((1, 1, x.numel()), (x.numel(), x.numel(), 1), 2)) if octaves else None
@@ -89,12 +92,13 @@ class Fused:
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
         """See Reducer."""
-        return self._eager.squares(tensors) if not _all_dense(tensors) else [norm for norm, _ in self.norms(tensors)]
+        return [norm for norm, _ in self._norms(tensors)] if _all_dense(tensors) else self._eager.squares(tensors)
 
     def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """See Reducer."""
-        if not _all_dense(tensors):
-            return self._eager.norms(tensors)
+        return self._norms(tensors) if _all_dense(tensors) else self._eager.norms(tensors)
+
+    def _norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         n = len(tensors)
         out = torch.empty(2, n, dtype=torch.float64)
         self._library.actdiag_squares(_pointers(tensors), _wholes([x.numel() for x in tensors]), n, *_rows_of(out))
@@ -103,7 +107,7 @@ class Fused:
     def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """See Reducer."""
         after, before = [a for a, _ in pairs], [b for _, b in pairs]
-        if not _all_dense(before) or not all(a.dtype == torch.float32 and a.device.type == "cpu" for a in after):
+        if not _all_dense(before) or not all(a.dtype == torch.float32 and _fits(a) for a in after):
             return self._eager.updates(pairs)
         n, out = len(pairs), torch.empty(2, len(pairs), dtype=torch.float64)
         strides, sizes = _wholes([a.stride(0) for a in after]), _wholes([a.numel() for a in after])
@@ -144,9 +148,11 @@ def _is_dense(x: Tensor) -> bool:
     return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
-def _fits(x: Tensor) -> bool:
-    """Whether the kernel reads it, and is the faster way."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+def _fits(x: Tensor, *, copies: bool = False) -> bool:
+    """Whether the kernel can read it as it lies in memory, or after a small copy, and is the faster way."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.is_neg():
+        return False
+    if (copies or x.dtype != torch.float32) and x.numel() > _MOST_COPIED:
         return False
     return x.numel() <= _MANY_ELEMENTS or torch.get_num_threads() <= _MANY_THREADS
 
@@ -183,7 +189,6 @@ class _Plan(NamedTuple):
     keep: Tensor | None
 
 
-@lru_cache(maxsize=256)
 def _plan(facts: ActivationFacts, dtype: torch.dtype) -> _Plan:
     """Bounds as the eager functions compare with them: closed ones, and those of what clips, in the tensor's own dtype.
 

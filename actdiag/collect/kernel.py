@@ -45,7 +45,7 @@ def kernel() -> ctypes.CDLL | None:
     try:
         compiler = _compiler()
         return None if compiler is None else _load(_library(compiler))
-    except (OSError, subprocess.SubprocessError) as error:
+    except Exception as error:
         logger.debug("actdiag: no kernel, statistics are computed by torch (%s)", error)
         return None
 
@@ -73,11 +73,17 @@ def _folder() -> Path:
     folder = Path(base) / "actdiag"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
+        if os.access(folder, os.W_OK) and _is_own(folder):
             return folder
     except OSError:
         pass
     return _throwaway()
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether this user owns it and nobody else may write to it: what lies there is loaded into the process."""
+    told = folder.stat()
+    return not hasattr(os, "getuid") or (told.st_uid == os.getuid() and not told.st_mode & 0o022)
 
 
 @cache
