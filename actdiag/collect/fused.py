@@ -196,7 +196,8 @@ def _plan(facts: ActivationFacts, dtype: torch.dtype) -> _Plan:
     """
 
     def rounded(bound: float) -> float:
-        return float(torch.tensor(bound, dtype=torch.float64).to(dtype).double())
+        # By way of numpy: a plan is made inside a hook, where no operation of torch may read a value.
+        return float(torch.tensor(bound, dtype=torch.float64).to(dtype).double().numpy())
 
     low_end, high_end = facts.saturated_low, facts.saturated_high
     if facts.clips:
