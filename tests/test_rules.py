@@ -255,10 +255,12 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
     "stats,severity",
     [
         (units(10), None), (units(14), "info"), (units(24), "info"), (units(29), "warning"), (units(32), "error"),
-        (units(0, suspect_units=37), None), (units(0, suspect_units=39), "warning"),
-        (units(10, suspect_units=30), "warning"),
-        (units(0, suspect_units=32, half_window_units=31), None),
-        (units(0, suspect_units=32, half_window_units=32), "warning"),
+        (units(0, suspect_units=37), None), (units(0, suspect_units=39), None), (units(0, suspect_units=40), "warning"),
+        (units(10, suspect_units=30), "warning"), (units(10, suspect_units=29), None),
+        (units(0, suspect_units=33, half_window_units=32), None),
+        (units(0, suspect_units=33, half_window_units=33), "warning"),
+        (units(7, 16, suspect_units=1, half_window_units=8), "info"),  # one that opens again, and it is no warning
+        (units(7, 16, suspect_units=2, half_window_units=9), "warning"), (units(8, 16), "error"),
         (units(8, 15, suspect_units=5, half_window_units=13), None),
         (units(3, 8), None), (units(6, 8), None), (units(8, 8), "error"), (units(2, 8, suspect_units=6), "warning"),
         (units(15, 16), "error"), (units(13, 15), None),
@@ -300,9 +302,9 @@ def test_dead_units_state_the_bound_and_name_the_units() -> None:
     assert verdict.evidence["units_dead"] == list(range(32))
     early = one("dead-units", snapshot({"act": units(0, suspect_units=40)}))
     assert "silent for at least 300 samples, none of them yet" in early.message and early.severity == "warning"
-    half = one("dead-units", snapshot({"act": units(1, suspect_units=31, half_window_units=32)}))
-    assert "at least 300 samples, 32 for half of the evidence window, 1 of them for the whole" in half.message
-    assert half.evidence["half_window_units"] == 32
+    half = one("dead-units", snapshot({"act": units(1, suspect_units=32, half_window_units=33)}))
+    assert "at least 300 samples, 33 for half of the evidence window, 1 of them for the whole" in half.message
+    assert half.evidence["half_window_units"] == 33
     assert "1 of them for the whole" in one("dead-units", snapshot({"act": units(1, suspect_units=40)})).message
 
 

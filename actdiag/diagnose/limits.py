@@ -29,7 +29,8 @@ class Limits:
     dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
     half_window_warning: Share = 0.5
-    """Silent for half of the window: between what is asked of the whole window and of the least evidence."""
+    """Silent for half of the window: between what is asked of the whole window and of the least evidence. Here and
+    below one unit more is asked for than the share: where evidence is short, a unit that fires rarely looks dead."""
     silent_warning: Share = 0.6
     """Silent for 16 batches and 300 samples, not yet for the window: suspicion needs more units than proof. Healthy
     layers reached 0.50, runs whose fault is dead units 0.65 to 1.00."""

@@ -38,8 +38,9 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
 
     What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
     batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
-    error from 50 %; earlier, a warning if 50 % of its units have been silent for half of the window, or 60 % for 300
-    samples. From 20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
+    error from 50 %; earlier, a warning if 50 % of its units and one more have been silent for half of the window, or
+    60 % and one more for 300 samples. From 20 % it is told as info. Layers of fewer than 16 units, and outputs, need
+    90 %.
     Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.
     Not a problem when: units are rare rather than dead (sparse features); an expert received no data (it is then
     "not executed"); the layer is a gate that has decided, or is frozen; tanh or sigmoid units are closed but swing
@@ -86,7 +87,7 @@ def _evidence(layer: Layer) -> Evidence | None:
 
 
 def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
-    dead, half, silent = (n / evidence.units for n in (evidence.dead, evidence.half_window, evidence.silent))
+    dead, silent = evidence.dead / evidence.units, evidence.silent / evidence.units
     narrow = evidence.units < limits.dead_narrow_units
     if _has_two_ends(site) and not _is_pinned(site, limits, narrow=narrow):
         return None
@@ -96,9 +97,15 @@ def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity |
         return "warning" if silent >= limits.dead_narrow else None
     if dead >= limits.dead_error:
         return "error"
-    if dead >= limits.dead_warning or half >= limits.half_window_warning or silent >= limits.silent_warning:
+    if dead >= limits.dead_warning or _is_early_warning(evidence, limits):
         return "warning"
     return "info" if dead >= limits.dead_info else None
+
+
+def _is_early_warning(evidence: Evidence, limits: Limits) -> bool:
+    """Whether enough units have been silent, not yet for the window; one of them may be rare and open again."""
+    half, silent = (max(n - 1, 0) / evidence.units for n in (evidence.half_window, evidence.silent))
+    return half >= limits.half_window_warning or silent >= limits.silent_warning
 
 
 def _has_two_ends(site: SiteStats) -> bool:
