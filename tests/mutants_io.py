@@ -22,7 +22,7 @@ EDITS = [
     ("report/records.py", "grid[start : start + 4, column] ^= 0xFF", "grid[start : start + 3, column] ^= 0xFF"),
     ("report/episodes.py", "if logged.session != session:", "if False:"),
     ("report/episodes.py", "_SLUG.fullmatch(v)", "_SLUG.match(v)"),
-    ("report/read.py", "key=_natural):", "):"),
+    ("report/read.py", "key=natural):", "):"),
     ("report/read.py", "if run.snapshots or run.problems)", "if run.snapshots)"),
     ("report/run.py", "-max(weight", "max(weight"),
     ("report/table.py", "min(max(100 * value, 0.1), 99.9)", "100 * value"),

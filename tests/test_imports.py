@@ -29,6 +29,7 @@ ALLOWED = {
     "diagnose": {"diagnose", "snapshot"},
     "write": {"write", "diagnose", "snapshot"},
     "report": {"report", "write", "diagnose", "snapshot"},
+    "tensorboard": {"tensorboard", "report", "write", "diagnose", "snapshot"},
     "claims": set(),
     "coverage": {"collect"} | LEAVES,
     "state": {"collect", "diagnose"} | LEAVES,
@@ -40,7 +41,7 @@ ALLOWED = {
     "checkup": {"session", "claims"} | ROOMS | LEAVES,
     "lightning": {"session", "state", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
-    "cli": {"", "demo"} | (ROOMS - {"collect"}) | LEAVES,
+    "cli": {"", "demo", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
     "__main__": {"cli"},
 }
 """Room or file at the root -> where it may import from; "" is the package itself, with its version.
@@ -67,6 +68,8 @@ LIGHT_MODULES = (
     "actdiag.cli",
     "actdiag.write.tensorboard",
     "actdiag.write.jsonl",
+    "actdiag.tensorboard.loader",
+    "actdiag.tensorboard.plugin",
 )
 
 
@@ -178,7 +181,7 @@ def test_the_table_itself_keeps_the_rooms_apart() -> None:
     for name, allowed in ALLOWED.items():
         assert not allowed & {"cli", "__main__"} or name == "__main__", "nothing imports the command"
         assert not allowed & DOORS or name == "demo", "nothing imports a door, and no door another"
-    assert not ALLOWED["collect"] & {"diagnose", "write", "report"}
+    assert not ALLOWED["collect"] & {"diagnose", "write", "report", "tensorboard"}
 
 
 @pytest.mark.parametrize(

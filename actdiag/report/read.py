@@ -41,7 +41,7 @@ def read_runs(log_dir: str | Path) -> list[Run]:
     runs += [Run(_name(root, Path(path)), (), (), [f"cannot be read ({why})"]) for path, why in closed.items()]
     if not any(run.snapshots for run in runs):
         raise ReadError(_nothing(root, sum(map(len, folders.values())), runs))
-    return sorted((run for run in runs if run.snapshots or run.problems), key=lambda run: _natural(run.name))
+    return sorted((run for run in runs if run.snapshots or run.problems), key=lambda run: natural(run.name))
 
 
 def _event_files(root: Path) -> tuple[dict[Path, list[Path]], dict[str, str]]:
@@ -54,14 +54,14 @@ def _event_files(root: Path) -> tuple[dict[Path, list[Path]], dict[str, str]]:
     found: dict[Path, list[Path]] = {}
     for folder, _, names in os.walk(root, onerror=note):
         # their names begin with the time; what follows is numbered
-        for name in sorted((name for name in names if "tfevents" in name), key=_natural):
+        for name in sorted((name for name in names if "tfevents" in name), key=natural):
             path = Path(folder, name)
             if path.is_file():
                 found.setdefault(Path(folder), []).append(path)
     return found, closed
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """A sort key by which run 10 comes after run 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 

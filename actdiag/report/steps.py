@@ -61,6 +61,11 @@ class LoggedSnapshots(Sequence[Snapshot]):
         """The number of each, without unpacking it."""
         return [logged.step for logged in self._steps]
 
+    @property
+    def logged(self) -> Sequence[LoggedStep]:
+        """What the events say, still packed."""
+        return self._steps
+
     @overload
     def __getitem__(self, index: int) -> Snapshot: ...
     @overload
@@ -137,12 +142,13 @@ def _add(logged: LoggedStep, tag: str, value: Any) -> None:
     if value.HasField("simple_value"):
         logged.scalars[tag.removeprefix(tags.STEP)] = float(value.simple_value)
     elif tag == tags.FINDINGS:
-        logged.changes = _changes(_text(value))
+        logged.changes = changes_of(_text(value))
     elif tag.startswith(tags.STEP) and value.tensor.dtype in _DTYPES:
         logged.packed[tag] = _array(value.tensor.tensor_content, np.dtype(_DTYPES[value.tensor.dtype]))
 
 
-def _changes(text: str) -> list[Any]:
+def changes_of(text: str) -> list[Any]:
+    """The changes of findings that an event tells; [None] for text that is none."""
     try:
         changes = json.loads(text)
     except (ValueError, RecursionError):

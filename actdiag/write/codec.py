@@ -60,20 +60,38 @@ def encode_histograms(histograms: Sequence[Histogram | None]) -> Bytes:
 
 def decode_histograms(blob: Bytes, n: int) -> list[Histogram | None]:
     """The inverse of `encode_histograms` for `n` sites. Raises ValueError for anything else."""
+    head, counts = _counted(blob, n)
+    found: list[Histogram | None] = []
+    start = 0
+    for length, top in head:
+        found.append(_histogram(top, counts[start : start + length]))
+        start += length
+    return found
+
+
+def decode_histogram_at(blob: Bytes, n: int, index: int) -> Histogram | None:
+    """One of `decode_histograms`, without the others."""
+    head, counts = _counted(blob, n)
+    start = sum(length for length, _ in head[:index])
+    length, top = head[index]
+    return _histogram(top, counts[start : start + length])
+
+
+def _counted(blob: Bytes, n: int) -> tuple[list[list[int]], NDArray[Any]]:
+    """Length and top of each histogram, and the counts of all."""
     data = _decompress(blob)
     width = data[0] if data else 0
     if width not in (2, 4, 8):
         raise ValueError(f"histograms have counts of {width} bytes")
-    head = _joined(data[1 : 1 + 4 * n], "<i2").reshape(n, 2).tolist()
-    counts = _joined(data[1 + 4 * n :], f"<u{width}").tolist()
+    head: list[list[int]] = _joined(data[1 : 1 + 4 * n], "<i2").reshape(n, 2).tolist()
+    counts = _joined(data[1 + 4 * n :], f"<u{width}")
     if any(length < 0 for length, _ in head) or sum(length for length, _ in head) != len(counts):
         raise ValueError(f"{len(counts)} counts do not fit the histograms of {n} sites")
-    found: list[Histogram | None] = []
-    start = 0
-    for length, top in head:
-        found.append(histogram_of(top, counts[start : start + length]) if length else None)
-        start += length
-    return found
+    return head, counts
+
+
+def _histogram(top: int, counts: NDArray[Any]) -> Histogram | None:
+    return histogram_of(top, counts.tolist()) if counts.size else None
 
 
 _EMPTY: Bytes = np.zeros(0, np.uint8)
