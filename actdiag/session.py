@@ -119,10 +119,9 @@ class Session:
         self.scaler.forget()
         self.mode = "off" if self.ranks.idle else self.schedule.decide(step)
         self._due, self._again = self.mode == "record", False
-        if self.mode == "off":
-            return
-        self.collector.arm(step, recording=self.mode == "record")
-        if self.mode == "record":
+        if self.mode != "off":
+            self.collector.arm(step, recording=self._due)
+        if self._due:
             self._parameters.watch()
 
     def restart_step(self, step: int) -> None:
@@ -216,7 +215,8 @@ class Session:
         mode, self.mode, self._stepped = self.mode, "off", True
         due, self._due = self._due, False
         self.next_step = step + 1
-        self.collector.disarm()
+        if mode != "off":  # nothing was put on; what every step runs is to be short
+            self.collector.disarm()
         snapshot = self._record(step, seen=mode == "record") if due else None
         if due:
             self._parameters.release()

@@ -1,0 +1,144 @@
+/**
+ * The tab: which run, which page, and when there is something new. TensorBoard imports this module and calls render().
+ */
+
+import { compare, dot } from "./compare.js";
+import { h, refill, reselect, select } from "./dom.js";
+import { plural, whole } from "./format.js";
+import { isSeen, onReload, onTheme, theme } from "./host.js";
+import { layer } from "./layer.js";
+import { overview } from "./overview.js";
+import { ask, isReport } from "./source.js";
+import * as address from "./state.js";
+import { nodes as tipNodes } from "./tip.js";
+
+const POLL_MS = 5000;
+const PAGES = { overview: ["Overview", overview], layer: ["Layer", layer], compare: ["Compare", compare] };
+
+/** What the pages see: state of the address, the runs, the run that is looked at. */
+const app = { state: address.read(), runs: [], info: null, set, infoOf };
+const infos = new Map();
+const pages = new Map();
+const parts = {};
+let turn = 0;
+let dirty = false;
+
+/** Build the page and begin. */
+export async function render() {
+  document.title = "actdiag: activation health";
+  document.documentElement.lang = "en";
+  if (!isReport) document.head.append(h("link", { rel: "stylesheet", href: "./static/style.css" }), h("meta", { name: "viewport", content: "width=device-width" }));
+  build();
+  dress();
+  onTheme(() => {
+    dress();
+    pages.get(app.state.view)?.redraw();
+  });
+  document.addEventListener("keydown", keys);
+  if (!isReport) listen();
+  await refresh();
+}
+
+function build() {
+  parts.nav = h("nav", { "aria-label": "Pages" }, Object.entries(PAGES).map(([view, [title]]) => h("button", { class: "tab", "data-view": view, onclick: () => set({ view }) }, title)));
+  parts.run = select("Run", [], "", (run) => set({ run, site: "", step: "" }));
+  parts.dot = h("span", { class: "runmark" });
+  parts.status = h("p", { class: "status", role: "status" });
+  parts.live = h("input", { type: "checkbox", onchange: () => localStorage.setItem("actdiag.live", String(parts.live.checked)) });
+  parts.live.checked = localStorage.getItem("actdiag.live") !== "false";
+  parts.main = h("main", {});
+  const live = isReport ? null : h("label", { class: "live" }, parts.live, "Live");
+  parts.bar = h("header", { class: "bar" }, h("h1", {}, "actdiag"), parts.nav, h("div", { class: "row" }, parts.dot, parts.run), parts.status, live);
+  refill(document.body, parts.bar, parts.main, tipNodes);
+}
+
+const dress = () => (document.documentElement.dataset.theme = theme());
+
+function keys(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  const found = pages.get(app.state.view)?.keys?.[event.key] ?? { 1: () => set({ view: "overview" }), 2: () => set({ view: "layer" }), 3: () => set({ view: "compare" }) }[event.key];
+  if (!found) return;
+  event.preventDefault();
+  found();
+}
+
+/** Look for something new every few seconds while somebody looks, and when TensorBoard has reloaded. */
+function listen() {
+  onReload(() => (isSeen() ? refresh() : (dirty = true)));
+  window.addEventListener("resize", () => {
+    if (dirty && isSeen()) refresh();
+  });
+  setInterval(() => {
+    if (parts.live.checked && isSeen()) refresh();
+  }, POLL_MS);
+}
+
+/** Change the state, in the address too, and show it. */
+function set(changes) {
+  app.state = { ...app.state, ...changes };
+  address.write(app.state);
+  if ("run" in changes) refresh();
+  else show();
+}
+
+/** What is known of a run, asked anew when it has something new. */
+async function infoOf(name) {
+  const run = app.runs.find((one) => one.name === name);
+  const known = infos.get(name);
+  if (known?.version === run.version) return known.info;
+  const info = { ...(await ask("run", { run: run.run, monitor: run.monitor })), version: run.version };
+  infos.set(name, { version: run.version, info });
+  return info;
+}
+
+async function refresh() {
+  dirty = false;
+  const mine = ++turn;
+  try {
+    const { runs, problem } = await ask("runs");
+    if (mine !== turn) return;
+    app.runs = runs;
+    if (!runs.length) return refill(parts.main, nothing(problem));
+    const chosen = runs.find(({ name }) => name === app.state.run) ?? runs[0];
+    app.info = await infoOf(chosen.name);
+    if (mine === turn) await show();
+  } catch (error) {
+    if (app.info) parts.status.textContent = error.message;
+    else refill(parts.main, h("p", { class: "problem", role: "alert" }, error.message));
+  }
+}
+
+async function show() {
+  if (!app.info) return;
+  const { state, runs, info } = app;
+  const view = state.view in PAGES ? state.view : "overview";
+  for (const button of parts.nav.children) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
+  reselect(parts.run, runs.map(({ name }) => [name, name]), info.name);
+  refill(parts.dot, dot(info.name));
+  parts.status.textContent = `step ${whole(info.last_step)} · ${plural(info.count, "recorded step")} · ${plural(info.sites.length, "layer")}`;
+  if (!pages.has(view)) pages.set(view, PAGES[view][1](app));
+  const page = pages.get(view);
+  if (parts.main.firstChild !== page.node) {
+    refill(parts.main, page.node);
+    window.scrollTo(0, 0);
+  }
+  await page.show();
+}
+
+/** What to do where no run has written anything. */
+function nothing(problem) {
+  const loop = 'import actdiag\n\nwith actdiag.Monitor(model, optimizer, log_dir="runs/first"):\n    for x, y in loader:\n        ...  # your loop, as it is';
+  const trainer = "from actdiag.lightning import ActivationMonitor\n\nTrainer(callbacks=[ActivationMonitor()])";
+  return h(
+    "section",
+    { class: "empty" },
+    h("h2", {}, "No activation statistics here yet"),
+    problem ? h("p", { class: "problem" }, problem) : null,
+    h("p", {}, "Nothing below this log directory was written by actdiag. Add one line to a training, log below this directory, and the run appears here by itself."),
+    h("h3", {}, "A plain PyTorch loop"),
+    h("pre", { tabindex: 0 }, loop),
+    h("h3", {}, "Lightning"),
+    h("pre", { tabindex: 0 }, trainer),
+    h("p", {}, "No training at hand? ", h("code", {}, "actdiag demo --log-dir runs"), " trains two small networks, one of them sick."),
+  );
+}
