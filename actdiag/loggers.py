@@ -1,4 +1,4 @@
-"""Loggers of the caller's: a SummaryWriter, or all TensorBoard loggers of a Lightning trainer, and their steps."""
+"""Loggers of the caller's: a SummaryWriter, or all TensorBoard loggers of a trainer, and their steps."""
 
 from __future__ import annotations
 
@@ -64,20 +64,30 @@ def trainer_writers(trainer: Any, options: Options, where: Path, say: Callable[[
     """
     if getattr(trainer, "fast_dev_run", False):
         return []  # the trainer itself logs nothing then
+    named = [(f"logger {type(one).__name__}", getattr(one, "experiment", None)) for one in trainer.loggers]
+    return experiment_writers(named, options, where / "actdiag", say)
+
+
+def experiment_writers(
+    named: Iterable[tuple[str, Any]], options: Options, where: Path, say: Callable[[str, str], None]
+) -> list[Writer]:
+    """A writer for every SummaryWriter among what a trainer logs with, by name; without one, an event file in `where`.
+
+    `say` is told, under a key, what is left out and why.
+    """
     found: list[Writer] = []
     taken = False
-    for one in trainer.loggers:
-        experiment = getattr(one, "experiment", None)
+    for name, experiment in named:
         if not tensorboard_like(experiment):
             continue
         try:
             found.append(writer_into(experiment, options))
         except TypeError as error:
-            say("foreign", f"logger {type(one).__name__} is left out: {error}")
+            say("foreign", f"{name} is left out: {error}")
         except AlreadyTaken as error:
             taken = True
             say("taken", str(error))
-    return found if found or taken else _own_writer(where / "actdiag", options, say)
+    return found if found or taken else _own_writer(where, options, say)
 
 
 def _own_writer(where: Path, options: Options, say: Callable[[str, str], None]) -> list[Writer]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,16 +15,15 @@ from actdiag.collect.ranks import team_of
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import given_writers
+from actdiag.observed import Observed
+from actdiag.optimizers import given_optimizers
 from actdiag.outlet import Outlet
 from actdiag.report.run import Run
 from actdiag.report.text import render_text
-from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.stepping import Driver
 from actdiag.write.protocol import Writer
 from actdiag.write.tensorboard import TensorBoardWriter
-
-logger = logging.getLogger("actdiag")
 
 
 class Monitor:
@@ -65,7 +62,7 @@ class Monitor:
         **options: Any,
     ) -> None:
         checked = build_options(options)
-        optimizers = _optimizers(optimizer)
+        optimizers = given_optimizers(optimizer)
         given, own = list(writers), list[Writer]()
         writes = checked.distributed == "off" or team_of(_models(model)).leads
         if writes:
@@ -73,40 +70,35 @@ class Monitor:
             own = given_writers(log_dir, (), checked)
         # An earlier monitor of this model is closed here: what can be wrong with the values has been looked at.
         try:
-            self._session = Session(model, checked)
+            self._observed = Observed(model, optimizers, checked)
         except Exception:
             for writer in own:
                 writer.close()
             raise
+        self._session, self._driver = self._observed.session, self._observed.driver
         if writes:
             self._session.outlet = Outlet(checked, [*given_writers(None, given, checked), *own])
-        self._driver = Driver(self._session, optimizers)
-        self._finalizer = weakref.finalize(self, self._driver.close)
         self._session.guarded(self._driver.begin)
 
     @property
     def findings(self) -> list[Finding]:
         """All findings of the run so far, oldest first; `resolved_step` tells those that are over."""
-        self._driver.settle()
-        return list(self._session.ledger.findings)
+        return self._observed.findings
 
     @property
     def latest(self) -> Snapshot | None:
         """The last recorded step, or None before the first."""
-        self._driver.settle()
-        return self._session.latest
+        return self._observed.latest
 
     @property
     def should_stop(self) -> bool:
         """Whether a finding of the severity `stop_on` has been told; the same on all ranks that merge."""
-        self._driver.settle()
-        return self._session.outlet.should_stop
+        return self._observed.should_stop
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """The last 64 recorded steps, oldest first."""
-        self._driver.settle()
-        return list(self._session.snapshots)
+        return self._observed.snapshots
 
     def step(self, step: int | None = None) -> None:
         """One update has been made. For loops without an optimizer to watch; with one it does nothing.
@@ -125,12 +117,7 @@ class Monitor:
         str, int, float, bool, None, list, dict and tensors of the host, so that `torch.load` reads it with
         `weights_only=True`. Copies from the device to the host; call it between two steps.
         """
-        self._driver.settle()
-        try:
-            return self._session.state_dict()
-        except Exception as error:
-            logger.warning("actdiag: the state cannot be saved (%s); the training goes on", error, exc_info=error)
-            return {}
+        return self._observed.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`: steps continue, units keep their evidence, findings are not told again.
@@ -139,7 +126,7 @@ class Monitor:
         width, another release) is left out with one line in the log; of something else nothing is loaded, with one
         warning. It raises nothing.
         """
-        self._session.guarded(self._driver.resume, state)
+        self._observed.load_state_dict(state)
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
@@ -165,7 +152,7 @@ class Monitor:
 
     def close(self) -> None:
         """Leave the model as it was found, close what was opened here. Safe to call twice."""
-        self._finalizer()
+        self._observed.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -192,28 +179,6 @@ class _Shadow:
 
 def _models(model: Any) -> Iterable[Any]:
     return model.values() if isinstance(model, Mapping) else [model]
-
-
-def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    found: list[Any] = [optimizer]
-    if optimizer is None or isinstance(optimizer, Sequence):
-        found = list(optimizer or ())
-    for one in found:
-        if not isinstance(one, Optimizer):
-            raise ConfigError(
-                f"optimizer must be a torch.optim.Optimizer, a list of them, or None; got {type(one).__name__}"
-            )
-    return [_inner(one) for one in found]
-
-
-def _inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that steps, inside a wrapper of Accelerate, Fabric or Lightning, which has no hooks of its own."""
-    while "_optimizer_step_pre_hooks" not in vars(optimizer):
-        inner = getattr(optimizer, "optimizer", None) or getattr(optimizer, "optim", None)
-        if not isinstance(inner, Optimizer):
-            break
-        optimizer = inner
-    return optimizer
 
 
 def _check_writers(writers: Iterable[Any], options: Options) -> None:

@@ -81,10 +81,9 @@ class Session:
         self.snapshots: list[Snapshot] = []
         self.closed = False
         self.on_close: Callable[[], None] | None = None
-        self.clip_known, self.joins = True, False
+        self.clip_known, self.joins, self._stepped = True, False, False
         self.epoch: int | None = None
         self.next_step = 0
-        self._stepped = False
         self._coverage = Coverage(self.collector, speaks=self.ranks.leads and not guest)
         self._owner = weakref.ref(owner) if owner is not None else None
         self._take(() if guest else models.values())
@@ -173,8 +172,9 @@ class Session:
             self.collector.attach()
 
     def rest(self) -> None:
-        """No forward of this step is to come: what others run before its end is not training."""
+        """No forward or backward of this step is to come: what others run before its end is not training."""
         self.collector.detach()
+        self._parameters.rest()
 
     def fresh(self, optimizers: Iterable[Optimizer]) -> bool:
         """Whether one of these optimizers has a gradient of the recorded step that it has not yet used."""

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from actdiag.collect.hooks import in_backward
 from actdiag.collect.rounds import Rounds, frames, has_unscaled, scaler_above, unscales_inside
 from actdiag.collect.scope import Silent
+from actdiag.collect.witness import Witness
 from actdiag.session import FindingError, Session
 
 logger = logging.getLogger("actdiag")
@@ -32,8 +33,10 @@ _OTHERS_UPDATES = 64
 class Driver:
     """Counts the steps of the first optimizer, and tells the session before and after each update."""
 
-    def __init__(self, session: Session, optimizers: list[Optimizer]) -> None:
+    def __init__(self, session: Session, optimizers: list[Optimizer], *, told: bool = False) -> None:
+        """`told`: the loop says by `begin_at` when a step begins, and with what number; else it follows the last."""
         self._session = session
+        self._is_told, self.running = told, False
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self._inside: weakref.ref[Optimizer] | None = None
         self._nested = 0
@@ -46,7 +49,7 @@ class Driver:
         self._backward = -1
         self._rounds = Rounds()
         self._scalers: list[Any] = []
-        self._witness: _Witness | None = None
+        self._witness: Witness | None = None
         self._told = False
         session.collector.on_forward = self._forward_begins
         session.on_close = self._let_go
@@ -125,7 +128,7 @@ class Driver:
         self._session.after_update(closure=self._closure)
         if optimizer is self._optimizers[0]():
             self._due = True
-            self._witness = self._witness or _Witness(optimizer)
+            self._witness = self._witness or Witness(optimizer)
             self._witness.note()
         if self._due and not self._waits():
             self._turn()
@@ -223,7 +226,9 @@ class Driver:
         self._session.end_step(self._step)
         self._step += 1
         self._since += 1
-        self.begin()
+        self.running = False
+        if not self._is_told:
+            self.begin()
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Begin the running step again, as the one that a saved state was before."""
@@ -231,10 +236,25 @@ class Driver:
             return
         self._session.abandon_step()
         self._step = self._session.next_step
+        if not self._is_told:
+            self.begin()
+
+    def begin_at(self, step: int) -> None:
+        """A loop that counts by itself begins a step. One that still runs has not ended: a loss scaler skipped it."""
+        if self.running:
+            if self._skipped():
+                self._session.restart_step(self._step)
+            self._session.begin_again(step)
+        self.number(step)
         self.begin()
+
+    def number(self, step: int) -> None:
+        """The running step has this number, if it is not below what it was."""
+        self._step = max(self._step, step)
 
     def begin(self) -> None:
         """The next step begins."""
+        self.running = True
         self._due = self._ran = False
         self._backward = torch._C._current_graph_task_id()
         self._rounds.restart(self._known())
@@ -270,25 +290,3 @@ def _runs_twice(optimizer: Optimizer) -> bool:
         if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
             running += frame.f_locals.get("self") is optimizer
     return running > 1
-
-
-class _Witness:
-    """A parameter of the first optimizer, which tells whether somebody else updates it: by its version, on the host.
-
-    A notebook that makes a new optimizer leaves the old one, to which our hooks belong, standing still.
-    """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
-        parameter = next(trained, None)
-        self._parameter = weakref.ref(parameter) if parameter is not None else lambda: None
-        self._version = 0
-
-    def note(self) -> None:
-        """The optimizer has just stepped."""
-        self._version += self.changes()
-
-    def changes(self) -> int:
-        """How often the parameter was changed since."""
-        parameter = self._parameter()
-        return parameter._version - self._version if parameter is not None else 0

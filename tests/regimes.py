@@ -33,6 +33,7 @@ AREAS = (
     "copies and checkpoints",
     "interruptions",
     "Lightning",
+    "trainers",
     "processes",
     "never in the way",
 )

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "actdiag"
 
 LEAVES = {"snapshot", "names", "config"}
 ROOMS = {"collect", "diagnose", "write", "report"}
-DOORS = {"monitor", "lightning", "checkup"}
+DOORS = {"monitor", "lightning", "transformers", "ignite", "checkup"}
 
 ALLOWED = {
     "snapshot": set(),
@@ -37,9 +37,13 @@ ALLOWED = {
     "loggers": {"claims", "write"} | LEAVES,
     "session": {"claims", "coverage", "state", "outlet", "collect", "diagnose"} | LEAVES,
     "stepping": {"session"} | ROOMS | LEAVES,
-    "monitor": {"session", "stepping", "outlet", "loggers"} | ROOMS | LEAVES,
+    "optimizers": LEAVES,
+    "observed": {"session", "stepping"} | ROOMS | LEAVES,
+    "monitor": {"observed", "stepping", "optimizers", "outlet", "loggers"} | ROOMS | LEAVES,
     "checkup": {"session", "claims"} | ROOMS | LEAVES,
     "lightning": {"session", "state", "outlet", "loggers"} | ROOMS | LEAVES,
+    "transformers": {"observed", "optimizers", "state", "outlet", "loggers"} | ROOMS | LEAVES,
+    "ignite": {"observed", "optimizers", "outlet", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
     "cli": {"", "demo", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
     "__main__": {"cli"},
@@ -49,7 +53,8 @@ ALLOWED = {
 The package's `__init__` has no row: it names everything and imports nothing until it is asked.
 """
 
-TORCH = {"collect", "coverage", "state", "session", "stepping", "monitor", "checkup", "lightning", "demo"}
+TORCH = {"collect", "coverage", "state", "session", "stepping", "optimizers", "observed", "checkup", "demo"}
+TORCH |= {"monitor", "lightning", "transformers", "ignite"}
 SPEAKS = {"cli", "demo"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 

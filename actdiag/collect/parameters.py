@@ -194,11 +194,15 @@ class ParameterWatch:
         """What was recorded, in model order."""
         return [record for _, record in self._own]
 
-    def release(self) -> None:
-        """Remove the gradient hooks and forget the step."""
+    def rest(self) -> None:
+        """Remove the gradient hooks: no backward of this step is to come."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def release(self) -> None:
+        """Remove the gradient hooks and forget the step."""
+        self.rest()
         self._own.clear()
 
 

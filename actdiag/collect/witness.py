@@ -1,0 +1,29 @@
+"""A parameter that tells whether somebody else than the known optimizer trains the model."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch.optim import Optimizer
+
+
+class Witness:
+    """A parameter of the first optimizer, which tells whether somebody else updates it: by its version, on the host.
+
+    A notebook that makes a new optimizer leaves the old one, to which our hooks belong, standing still.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+        parameter = next(trained, None)
+        self._parameter = weakref.ref(parameter) if parameter is not None else lambda: None
+        self._version = 0
+
+    def note(self) -> None:
+        """The optimizer has just stepped."""
+        self._version += self.changes()
+
+    def changes(self) -> int:
+        """How often the parameter was changed since."""
+        parameter = self._parameter()
+        return parameter._version - self._version if parameter is not None else 0
