@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from actdiag.claims import LOGGERS
 from actdiag.config import ConfigError, Options
@@ -32,6 +32,22 @@ def writer_into(experiment: Any, options: Options) -> TensorBoardWriter:
     writer = TensorBoardWriter.into(experiment, detail=options.detail, prefix=options.prefix)
     LOGGERS.take(experiment, options.prefix, writer)
     return writer
+
+
+class Targets(NamedTuple):
+    """Where the caller wants what is recorded: a run directory, and writers or SummaryWriters of his own."""
+
+    log_dir: str | Path | None
+    given: Sequence[Any]
+
+    def check(self, options: Options) -> None:
+        """Raise ConfigError for what is no writer, before anything is opened."""
+        for writer in self.given:
+            if not isinstance(writer, Writer):
+                try:
+                    TensorBoardWriter.into(writer, detail=options.detail, prefix=options.prefix)
+                except TypeError as error:
+                    raise ConfigError(f"writers: {error}") from None
 
 
 def given_writers(log_dir: str | Path | None, given: Iterable[Any], options: Options) -> list[Writer]:

@@ -11,19 +11,16 @@ import torch
 from torch import distributed, nn
 from torch.optim import Optimizer
 
-from actdiag.collect.ranks import team_of
-from actdiag.config import ConfigError, Options, build_options
+from actdiag.config import build_options
 from actdiag.diagnose.finding import Finding
-from actdiag.loggers import given_writers
-from actdiag.observed import Observed
+from actdiag.loggers import Targets
+from actdiag.observed import observe
 from actdiag.optimizers import given_optimizers
-from actdiag.outlet import Outlet
 from actdiag.report.run import Run
 from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.stepping import Driver
 from actdiag.write.protocol import Writer
-from actdiag.write.tensorboard import TensorBoardWriter
 
 
 class Monitor:
@@ -62,22 +59,8 @@ class Monitor:
         **options: Any,
     ) -> None:
         checked = build_options(options)
-        optimizers = given_optimizers(optimizer)
-        given, own = list(writers), list[Writer]()
-        writes = checked.distributed == "off" or team_of(_models(model)).leads
-        if writes:
-            _check_writers(given, checked)
-            own = given_writers(log_dir, (), checked)
-        # An earlier monitor of this model is closed here: what can be wrong with the values has been looked at.
-        try:
-            self._observed = Observed(model, optimizers, checked)
-        except Exception:
-            for writer in own:
-                writer.close()
-            raise
+        self._observed = observe(model, given_optimizers(optimizer), checked, Targets(log_dir, list(writers)))
         self._session, self._driver = self._observed.session, self._observed.driver
-        if writes:
-            self._session.outlet = Outlet(checked, [*given_writers(None, given, checked), *own])
         self._session.guarded(self._driver.begin)
 
     @property
@@ -175,16 +158,3 @@ class _Shadow:
 
     def post_hook(self, is_last_joiner: bool) -> None:
         """All ranks are out of inputs."""
-
-
-def _models(model: Any) -> Iterable[Any]:
-    return model.values() if isinstance(model, Mapping) else [model]
-
-
-def _check_writers(writers: Iterable[Any], options: Options) -> None:
-    for writer in writers:
-        if not isinstance(writer, Writer):
-            try:
-                TensorBoardWriter.into(writer, detail=options.detail, prefix=options.prefix)
-            except TypeError as error:
-                raise ConfigError(f"writers: {error}") from None

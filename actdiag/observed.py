@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from actdiag.collect.ranks import team_of
 from actdiag.config import Options
 from actdiag.diagnose.finding import Finding
+from actdiag.loggers import Targets, given_writers
+from actdiag.outlet import Outlet
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.stepping import Driver
+from actdiag.write.protocol import Writer
 
 logger = logging.getLogger("actdiag")
 
@@ -75,3 +79,36 @@ class Observed:
     def close(self) -> None:
         """Leave the model as it was found, close what was opened. Safe to call twice."""
         self._finalizer()
+
+
+def observe(
+    model: nn.Module | Mapping[str, nn.Module],
+    optimizers: Sequence[Optimizer],
+    options: Options,
+    into: Targets,
+    *,
+    told: bool = False,
+) -> Observed:
+    """Observe the training of a model, and write it where the caller says, on the process that writes.
+
+    Raises ConfigError, and has opened nothing then.
+    """
+    own = list[Writer]()
+    writes = options.distributed == "off" or team_of(_models(model)).leads
+    if writes:
+        into.check(options)
+        own = given_writers(into.log_dir, (), options)
+    # An earlier monitor of this model is closed here: what can be wrong with the values has been looked at.
+    try:
+        observed = Observed(model, optimizers, options, told=told)
+    except Exception:
+        for writer in own:
+            writer.close()
+        raise
+    if writes:
+        observed.session.outlet = Outlet(options, [*given_writers(None, into.given, options), *own])
+    return observed
+
+
+def _models(model: Any) -> Iterable[Any]:
+    return model.values() if isinstance(model, Mapping) else [model]

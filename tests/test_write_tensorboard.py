@@ -268,11 +268,12 @@ def test_a_callers_scalars_under_our_name_do_not_hide_a_step(tmp_path: Path) -> 
     assert list(run.snapshots) == monitor.snapshots
 
 
-def test_a_tensorboardx_writer_is_refused_at_construction_with_the_remedy(tmp_path: Path) -> None:
-    foreign = tensorboardX.SummaryWriter(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"tensorboardX.*use torch\.utils\.tensorboard\.SummaryWriter, or log_dir="):
-        Monitor(nn.Linear(2, 2), writers=[foreign])
-    foreign.close()
+def test_a_tensorboardx_writer_takes_what_torchs_own_takes(tmp_path: Path) -> None:
+    with tensorboardX.SummaryWriter(str(tmp_path)) as writer:
+        monitor = train(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), 8, 3, writers=[writer])
+    (run,) = read_runs(tmp_path)
+    assert len(monitor.snapshots) == 3 and list(run.snapshots) == monitor.snapshots
+    assert len(list(tmp_path.glob("*tfevents*"))) == 1
 
 
 def test_what_is_no_writer_at_all_is_refused_by_its_type() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,10 @@ class TensorBoardWriter:
     def into(cls, writer: Any, *, detail: str = "summary", prefix: str = "") -> TensorBoardWriter:
         """Add to a caller's SummaryWriter. Raises TypeError, with the remedy, for a writer of another make."""
         refuse_foreign(writer)
+        own_kind = _kind_of(writer)
 
         def send(summary: Summary, step: int) -> None:
-            writer._get_file_writer().add_summary(summary, step)
+            writer._get_file_writer().add_summary(own_kind(summary), step)
 
         self = cls.__new__(cls)
         self._begin(send, writer.flush, writer.flush, detail)
@@ -162,17 +164,19 @@ class TensorBoardWriter:
 
 def refuse_foreign(writer: Any) -> None:
     """Raise TypeError for an object that cannot take our events, saying what can."""
-    module = type(writer).__module__.partition(".")[0]
-    if module == "tensorboardX":
-        raise TypeError(
-            "a tensorboardX SummaryWriter has its own event classes and cannot take actdiag's; "
-            "use torch.utils.tensorboard.SummaryWriter, or log_dir= for a run directory of actdiag's own"
-        )
     if not callable(getattr(writer, "_get_file_writer", None)) or not callable(getattr(writer, "flush", None)):
         raise TypeError(
             f"{type(writer).__name__} is no writer: it has neither write(snapshot, changes) and close() nor the "
             "interface of torch.utils.tensorboard.SummaryWriter"
         )
+
+
+def _kind_of(writer: Any) -> Callable[[Summary], Any]:
+    """What makes of our Summary the writer's own: tensorboardX has classes of its own for the same bytes."""
+    if type(writer).__module__.partition(".")[0] != "tensorboardX":
+        return lambda summary: summary
+    theirs = import_module("tensorboardX.proto.summary_pb2").Summary
+    return lambda summary: theirs.FromString(summary.SerializeToString())
 
 
 def _own_sink(own: Any) -> Callable[[Summary, int], None]:
