@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_doors import DOORS
 from mutants_glance import GLANCE
 from mutants_io import EDITS, TESTS
 from mutants_kernel import KERNEL
@@ -211,7 +212,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items()]
+    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items(), *DOORS.items()]
     for edit in edits
 ]
 

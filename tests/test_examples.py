@@ -49,6 +49,38 @@ def test_the_example_of_two_processes_runs_in_one_as_well(tmp_path: Path, capsys
     assert len(read_runs(tmp_path)[0].snapshots) > 3
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainer_of_hugging_face_trains_offline_and_writes_into_its_own_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("hf_trainer").main(str(tmp_path), steps=25)
+    assert re.search(r"transformer\.h\.1\.mlp\.act +ReLU", capsys.readouterr().out)
+    (run,) = read_runs(tmp_path)
+    assert {1, 20} <= {snapshot.step for snapshot in run.snapshots}
+    assert len(list(tmp_path.rglob("*tfevents*"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_engine_of_ignite_is_told_of_in_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("ignite_engine").main(str(tmp_path))
+    assert re.search(r"3 +Tanh", capsys.readouterr().out)
+    assert len(read_runs(tmp_path)[0].snapshots) > 3 and len(list(tmp_path.rglob("*tfevents*"))) == 1
+
+
+def test_the_loop_of_accelerate_counts_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("accelerate_loop").main(str(tmp_path))
+    assert "a step has seen 2,048 elements of the first ReLU" in capsys.readouterr().out
+    (run,) = read_runs(tmp_path)
+    assert run.snapshots[-1].step < 5 * 56
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_loop_of_fabric_is_told_of_by_its_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load("fabric_loop").main(str(tmp_path))
+    assert re.search(r"^3 +Tanh", capsys.readouterr().out, re.MULTILINE)
+    assert len(read_runs(tmp_path)[0].snapshots) > 3
+
+
 def test_every_example_is_tested_and_says_what_one_will_see() -> None:
     tested = {name for name in Path(__file__).read_text().split('"')}
     for path in FOLDER.glob("*.py"):

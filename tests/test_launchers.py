@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -200,6 +200,21 @@ def assert_prepared_merged(out: Path, told: Path) -> None:
 
 @regime(
     "processes",
+    "Hugging Face's Trainer under `torchrun`, with its callback",
+    exact="the numbers of one process on the data of all, on every rank; in the run of the Trainer, by rank 0",
+    proves=("R47", "R49"),
+)
+@pytest.mark.slow
+def test_R47_R49_the_trainer_tells_what_one_process_tells_of_all_data(tmp_path: Path) -> None:
+    out, told, _ = launch(tmp_path, *TORCHRUN, "-m", "tests.test_launchers", "trainer")
+    expected = [replace(snapshot, step=snapshot.step + 1) for snapshot in alone()]
+    assert_merged("trained", told_by(told, "trained"), expected)
+    (file,) = out.rglob("*tfevents*")
+    assert list(read_runs(file.parent)[0].snapshots) == told_by(told, "trained")[0]
+
+
+@regime(
+    "processes",
     "Lightning Fabric (`ddp`, `ddp_fork`, `ddp_spawn`), of what `setup` returns or before it, and with "
     "`no_backward_sync`",
     exact="the numbers of one process on the data of all, on every rank; one event file, by rank 0",
@@ -302,6 +317,39 @@ def accelerated(log_dir: Path, *, prepared: bool, accumulate: int) -> list[Snaps
     return monitor.snapshots
 
 
+def trainer(out: Path, told: Path) -> None:
+    """Hugging Face's Trainer, in the process group that it makes."""
+    from actdiag.transformers import ActivationMonitorCallback
+    from tests.trainers import Trainer, TrainingArguments
+
+    class InOrder(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], **given: Any) -> Tensor:
+            return loss_of(model, [inputs["x"], inputs["y"]])
+
+    callback = ActivationMonitorCallback(**EVERY_STEP)
+    given: dict[str, Any] = {
+        "per_device_train_batch_size": ROWS,
+        "max_steps": STEPS,
+        "train_sampling_strategy": "sequential",
+    }
+    given |= {
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "tensorboard",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+    }
+    arguments = TrainingArguments(str(out), **given, remove_unused_columns=False, disable_tqdm=True)
+    model = Net()
+    optimizer = sgd(model)
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    rows = [{"x": x, "y": y} for x, y in dataset()]
+    kept: dict[str, Any] = {"train_dataset": rows, "callbacks": [callback], "optimizers": (optimizer, constant)}
+    InOrder(model, arguments, **kept).train()
+    tell(told, "trained", callback.snapshots)
+    distributed.destroy_process_group()
+
+
 def fabric(strategy: str, out: Path, told: Path) -> None:
     """Launch Fabric's loops; where it starts this file once more, in a second process, wait for its end."""
     from lightning.fabric import Fabric
@@ -344,7 +392,12 @@ def main(arguments: Sequence[str]) -> None:
     WORKERS[kind](*options, Path(out), Path(told))
 
 
-WORKERS: dict[str, Callable[..., None]] = {"loops": loops, "accelerate": accelerate, "fabric": fabric}
+WORKERS: dict[str, Callable[..., None]] = {
+    "loops": loops,
+    "accelerate": accelerate,
+    "trainer": trainer,
+    "fabric": fabric,
+}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

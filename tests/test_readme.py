@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,8 +68,39 @@ def test_the_check_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_lightning_example_runs_as_it_stands() -> None:
     import pytorch_lightning
 
-    (code,) = [block for block in blocks("python") if "ActivationMonitor" in block]
+    (code,) = [block for block in blocks("python") if "actdiag.lightning" in block]
     exec(compile(code, "README.md", "exec"), {"Trainer": pytorch_lightning.Trainer})
+
+
+def test_the_example_of_hugging_faces_trainer_runs_as_it_stands(tmp_path: Path) -> None:
+    from tests.trainers import Net, Trainer, TrainerCallback, TrainingArguments, dataset
+
+    class Trained(Trainer):  # type: ignore[misc]
+        def __init__(self, model: nn.Module, args: TrainingArguments, callbacks: list[TrainerCallback]) -> None:
+            super().__init__(model=model, args=args, callbacks=callbacks, train_dataset=dataset())
+            self.train()
+            told.append(callbacks[0])
+
+    told: list[Any] = []
+    given = {"output_dir": str(tmp_path), "use_cpu": True, "max_steps": 1, "report_to": "none", "disable_tqdm": True}
+    args = TrainingArguments(**given, dataloader_pin_memory=False, save_strategy="no")
+    (code,) = [block for block in blocks("python") if "actdiag.transformers" in block]
+    exec(compile(code, "README.md", "exec"), {"Trainer": Trained, "model": Net(), "args": args})
+    assert [snapshot.step for snapshot in told[0].snapshots] == [1]
+
+
+def test_the_example_of_ignite_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ignite.engine import create_supervised_trainer
+
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+    known: dict[str, Any] = {"trainer": trainer, "model": model, "optimizer": optimizer}
+    (code,) = [block for block in blocks("python") if "actdiag.ignite" in block]
+    exec(compile(code, "README.md", "exec"), known)
+    trainer.run([(torch.randn(6, 4), torch.zeros(6, dtype=torch.long))])
+    assert known["handle"].latest.step == 1 and list((tmp_path / "runs" / "ignite").glob("*tfevents*"))
 
 
 def test_every_command_is_one_that_exists() -> None:

@@ -478,6 +478,11 @@ def test_R21_gradients_are_unscaled_and_skipped_steps_keep_the_trainers_numbers(
     ready.train()
     assert steps(callback) == [1, 4, 5, 6]
     assert callback.latest.skipped_steps == 2
+    rare = ActivationMonitorCallback(log_every_n_steps=3, max_overhead=None)
+    ready = trainer(tmp_path, rare, kind=Scaled, max_grad_norm=0.0)
+    ready.overflows = (3,)
+    ready.train()
+    assert steps(rare) == [1, 4, 6], "a step that was due and was skipped is made up for"
 
 
 def gpt(**options: Any) -> nn.Module:

@@ -1,0 +1,58 @@
+"""Wrong edits of the doors for other trainers, and of what they stand on; see mutants.py.
+
+(file, test files) -> wrong edits of it: what, original, replacement.
+"""
+
+from __future__ import annotations
+
+DOORS = {
+    ("transformers.py", "test_transformers"): [
+        ("the Trainer's steps are counted from 0", "begin_at, state.global_step + 1)", "begin_at, state.global_step)"),
+        (
+            "an error in a training step leaves hooks",
+            "            self._close()\n            raise",
+            "            raise",
+        ),
+        ("the Trainer keeps our training_step", 'del mine["training_step"]', "pass"),
+        ("the user's training_step is lost", 'mine["training_step"] = self._own', "pass"),
+        ("a resumed Trainer starts afresh", "if state.global_step:", "if False:"),
+        (
+            "a checkpoint that was moved is not found",
+            "Path(checkpoint or _folder(args, state))",
+            "_folder(args, state)",
+        ),
+        ("the Trainer does not stop", "control.should_training_stop = True", "pass"),
+        ("hooks stay for the optimizer", "guarded(self._observed.session.rest)", "guarded(lambda: None)"),
+        ("the Trainer's interval is not taken", "steps != int(steps)", "True"),
+        ("every rank of a Trainer writes", '"off" or state.is_world_process_zero', '"off" or True'),
+        ("a file is written without a tracker", "if not trackers and not any(", "if trackers and not any("),
+        ("a callback is copied with its session", '"_observed": None, "_trainer"', '"_trainer"'),
+        ("two callbacks share a file", "'-' if self._options.prefix else ''}{self._options.prefix}", "''}"),
+    ],
+    ("ignite.py", "test_ignite"): [
+        ("an engine swallows exceptions", "            raise error", "            pass"),
+        (
+            "an engine raises what a handler has taken",
+            "if all(isinstance(one, _OnException) for one",
+            "if all(True for one",
+        ),
+        ("the first handle raises before the second is closed", "handlers[-1] is self", "True"),
+        ("iterations that accumulate begin anew", "if driver.running:", "if False:"),
+        ("an interrupted engine leaves hooks", "session.guarded(session.begin_again", "(lambda *_: 0)(session"),
+        ("a terminated engine is not closed", "(Events.TERMINATE, self._over),", ""),
+        ("an engine is not terminated", "engine.terminate()", "pass"),
+    ],
+    ("stepping.py", "test_transformers"): [
+        ("a due step that was skipped is lost", "self._session.begin_again(step)", "pass"),
+        ("a told step begins by itself", "if not self._is_told:", "if True:"),
+    ],
+    ("session.py", "test_transformers"): [
+        ("gradient hooks stay for the optimizer", "self._parameters.rest()", "pass"),
+    ],
+    ("optimizers.py", "test_transformers"): [
+        ("a wrapped optimizer is taken as it is", 'while "_optimizer_step_pre_hooks" not in', "while not"),
+    ],
+    ("write/tensorboard.py", "test_write_tensorboard"): [
+        ("tensorboardX is given foreign classes", "theirs.FromString(summary.SerializeToString())", "summary"),
+    ],
+}
