@@ -178,8 +178,9 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     def _open(self, args: Any) -> None:
         assert self._observed is not None
-        options = self._observed.session.options
-        self._observed.session.outlet = Outlet(options, self._writers(args, options))
+        session = self._observed.session
+        session.outlet = Outlet(session.options, self._writers(args, session.options))
+        session.outlet.carry(session.ledger.open_findings())  # of a checkpoint
 
     def _writers(self, args: Any, options: Options) -> list[Writer]:
         handler = getattr(self._trainer, "callback_handler", None)
@@ -233,23 +234,26 @@ class _Guard:
     def __init__(self, trainer: Any, close: Callable[[], None]) -> None:
         self._own = vars(trainer).get("training_step")
         self._step = trainer.training_step
-        self._trainer, self._close = trainer, close
+        self._trainer, self._close, self._left = trainer, close, False
         trainer.training_step = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._step(*args, **kwargs)
         except BaseException:
-            self._close()
+            if not self._left:
+                self._close()
             raise
 
     def leave(self) -> None:
-        """Give the Trainer back what it had, unless somebody has put another in its place."""
+        """Give the Trainer back what it had; several callbacks leave in the order in which they came."""
+        self._left = True
         mine = vars(self._trainer)
-        if mine.get("training_step") is self:
-            del mine["training_step"]
-            if self._own is not None:
-                mine["training_step"] = self._own
+        top = mine.pop("training_step", None)
+        while isinstance(top, _Guard) and top._left:
+            top = top._own
+        if top is not None:
+            mine["training_step"] = top
 
 
 def _running_trainer() -> tuple[Any, Any]:

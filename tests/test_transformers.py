@@ -269,6 +269,20 @@ def test_a_finding_is_not_told_again_after_a_resume(tmp_path: Path) -> None:
     assert told == [1] and [finding.step for finding in callback.findings] == [1]
 
 
+def test_the_log_of_a_resumed_training_begins_with_the_findings_that_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "report_to": "tensorboard"}
+    for steps_in_all, resume in ((2, None), (4, True)):
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / f"log{steps_in_all}"))
+        callback = ActivationMonitorCallback(**EVERY_STEP)
+        ready = trainer(tmp_path, callback, model=poisoned(), max_steps=steps_in_all, **options)
+        ready.train(resume_from_checkpoint=resume)
+    (run,) = read_runs(tmp_path / "log4")
+    assert [one.step for one in run.snapshots] == [3, 4]
+    assert [(finding.rule, finding.step) for finding in run.findings] == [("non-finite", 1)]
+
+
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
 def test_a_checkpoint_without_our_state_is_resumed_all_the_same(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -330,11 +344,13 @@ class Fails(Trainer):  # type: ignore[misc]
 
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("after_backward", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 def test_R60_R61_an_error_or_ctrl_c_in_a_step_leaves_the_model_as_it_was(
-    tmp_path: Path, error: BaseException, after_backward: bool
+    tmp_path: Path, error: BaseException, after_backward: bool, several: bool
 ) -> None:
     callback = ActivationMonitorCallback(**EVERY_STEP)
-    ready = trainer(tmp_path, callback, kind=Fails)
+    second = [ActivationMonitorCallback(**EVERY_STEP, prefix="second")] if several else []
+    ready = trainer(tmp_path, callback, *second, kind=Fails)
     ready.error, ready.after_backward = error, after_backward
     with pytest.raises(type(error)):
         ready.train()
@@ -406,8 +422,10 @@ def test_R73_a_trainer_is_copied_with_its_callback_wherever_it_could_be_without(
 
 def test_two_callbacks_of_different_prefixes_share_a_trainer(tmp_path: Path) -> None:
     callbacks = [ActivationMonitorCallback(**EVERY_STEP, prefix=name) for name in ("one", "two")]
-    ready = trainer(tmp_path, *callbacks, max_steps=2, save_strategy="steps", save_steps=2)
+    looks = Looks("on_step_end", "on_pre_optimizer_step")
+    ready = trainer(tmp_path, *callbacks, looks, max_steps=2, save_strategy="steps", save_steps=2)
     ready.train()
+    assert "training_step" not in vars(ready) and len(looks.seen) == 4
     assert [steps(callback) for callback in callbacks] == [[1, 2], [1, 2]]
     assert {path.name for path in tmp_path.rglob("actdiag*")} == {"actdiag-one.pt", "actdiag-two.pt"}
 
