@@ -26,6 +26,7 @@ LARGEST_BYTES = 32 << 20
 
 _COLUMNS = {"stat": 300, "layer": 300, "histogram": 100, "units": 150}
 _COARSER = (1, 2, 4, 8)
+_USUAL_BINS, _USUAL_UNITS = 50, 128
 _ENCODE_URI_COMPONENT = "!*'()"
 """What JavaScript's function of this name leaves as it is, beside letters, digits and -._~"""
 _POLICY = (
@@ -75,63 +76,64 @@ def modules(static: Path) -> dict[str, str]:
 def all_answers(runs: Sequence[Run], most: int) -> dict[str, Value]:
     """Key -> JSON value, or frame in base64, of everything that the screen may ask for.
 
-    As fine as fits into `most` bytes. If even the coarsest does not fit, the last ones are left out, which the list of
-    runs tells.
+    As fine as fits into about `most` bytes. If even the coarsest does not fit, the last ones are left out, which the
+    list of runs tells.
     """
     logs = DirectoryLogs(runs)
-    found: dict[str, Value] = {}
-    for coarser in _COARSER:
-        found, missing = _collected(logs, coarser, most, patient=coarser == _COARSER[-1])
-        if not missing:
-            return found
-    listed: Any = found["runs?"]
-    note = f"the log is too large for one file: {missing} views are left out; TensorBoard shows all"
-    return {**found, "runs?": {**listed, "problem": "; ".join(filter(None, (listed["problem"], note)))}}
-
-
-def _collected(logs: DirectoryLogs, coarser: int, most: int, *, patient: bool) -> tuple[dict[str, Value], int]:
-    """The answers up to a size, and how many did not fit; counted to the end only if `patient`."""
-    found: dict[str, Value] = {}
-    size = missing = 0
-    for route, query in _requests(logs):
-        if size >= most and route in _COLUMNS:
-            missing += 1
-            continue
-        columns = {"columns": str(_COLUMNS[route] // coarser)} if route in _COLUMNS else {}
-        try:
-            made = answer(logs, route, {**query, **columns})
-        except Refusal:
-            continue
-        value: Value = _base64(made) if isinstance(made, bytes) else made
-        size += len(value) if isinstance(value, str) else len(strict_json(value))
-        if size > most and route in _COLUMNS:
-            missing += 1
-            if not patient:
-                break
-            continue
-        found[key_of(route, query)] = value
-    return found, missing
-
-
-def _requests(logs: DirectoryLogs) -> Iterator[Request]:
-    """Everything the screen may ask for, what matters most first."""
     listed: Any = answer(logs, "runs", {})
-    yield "runs", {}
-    told = [({"run": row["run"], "monitor": row["monitor"]}, _run(logs, row)) for row in listed["runs"]]
-    for run, _ in told:
-        yield "run", run
+    told = [(row, answer(logs, "run", _names(row))) for row in listed["runs"]]
+    found: dict[str, Value] = {key_of("run", _names(row)): about for row, about in told if isinstance(about, dict)}
+    coarser = next((c for c in _COARSER if sum(_expected(about, c) for _, about in told) <= most), _COARSER[-1])
+    left, missing = most - len(strict_json(found)), 0
+    for route, query in _views(told):
+        value = _view(logs, route, query, _COLUMNS[route] // coarser) if left > 0 else None
+        left -= len(value or "")
+        if value is None or left < 0:
+            missing += 1
+        else:
+            found[key_of(route, query)] = value
+    if missing:
+        note = f"the log is too large for one file: {missing} views are left out; TensorBoard shows all"
+        listed["problem"] = "; ".join(filter(None, (listed["problem"], note)))
+    return {key_of("runs", {}): listed, **found}
+
+
+def _view(logs: DirectoryLogs, route: str, query: Mapping[str, str], columns: int) -> str | None:
+    try:
+        made = answer(logs, route, {**query, "columns": str(columns)})
+    except Refusal:
+        return None
+    assert isinstance(made, bytes), "views are frames"
+    return _base64(made)
+
+
+def _expected(about: Any, coarser: int) -> int:
+    """About how many bytes the frames of a run take in base64; bins and units are what is usual."""
+    rows = {"site": len(about["sites"]), "parameter": len(about["parameters"])}
+    columns = {route: min(most // coarser, int(about["count"])) for route, most in _COLUMNS.items()}
+    curves = sum(8 * rows[metric["of"]] for metric in about["metrics"])
+    bins = 4 * _USUAL_BINS * len(about["histograms"])
+    size = curves * (columns["stat"] + columns["layer"]) + rows["site"] * bins * columns["histogram"]
+    if about["units"]:
+        size += rows["site"] * _USUAL_UNITS * columns["units"]
+    return size * 4 // 3
+
+
+def _views(told: Sequence[tuple[Any, Any]]) -> Iterator[Request]:
+    """Every frame the screen may ask for, what matters most first."""
     for main in (True, False):
-        for run, about in told:
-            yield from (("stat", {**run, "metric": m["name"]}) for m in about["metrics"] if m["main"] is main)
+        for row, about in told:
+            yield from (("stat", {**_names(row), "metric": m["name"]}) for m in about["metrics"] if m["main"] is main)
             for site in (site["name"] for site in about["sites"]) if main else ():
-                yield "layer", {**run, "site": site}
-                yield from (("histogram", {**run, "site": site, "kind": kind}) for kind in about["histograms"])
+                of_site = {**_names(row), "site": site}
+                yield "layer", of_site
+                yield from (("histogram", {**of_site, "kind": kind}) for kind in about["histograms"])
                 if about["units"]:
-                    yield "units", {**run, "site": site}
+                    yield "units", of_site
 
 
-def _run(logs: DirectoryLogs, row: Mapping[str, Any]) -> Any:
-    return answer(logs, "run", {"run": row["run"], "monitor": row["monitor"]})
+def _names(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"run": row["run"], "monitor": row["monitor"]}
 
 
 def _base64(data: bytes) -> str:
