@@ -311,6 +311,10 @@ def test_monitors_of_one_directory_are_told_apart(tmp_path: Path) -> None:
     assert get(logs, "stat", run=tmp_path.name, monitor="gan_d", metric="mean")[0]["count"] == 3
 
 
+def test_without_data_of_ours_there_are_no_runs_and_no_problem() -> None:
+    assert get(logs_of(FakeProvider({}, fast=True)), "runs") == {"runs": [], "problem": None}
+
+
 def test_a_monitor_without_sites_is_told_by_its_parameters() -> None:
     bare = [replace(snapshot(step), sites={}) for step in range(3)]
     logs = logs_of(FakeProvider({"run": Events().write(bare).events}, fast=True))
