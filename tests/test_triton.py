@@ -102,7 +102,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @needs_triton
 @pytest.mark.parametrize(
     ("dtype", "form", "tile", "capability"),
-    [("*fp32", 1, 0, 80), ("*bf16", 3, 1, 90), ("*fp16", 2, 2, 75)]
+    [("*bf16", 1, 2, 80), pytest.param("*fp16", 2, 2, 75, marks=pytest.mark.slow)]
     + [
         pytest.param(dtype, form, (form + i) % 3, 80 + 10 * (form % 2), marks=pytest.mark.slow)
         for i, dtype in enumerate(("*fp32", "*bf16", "*fp16"))
@@ -121,6 +121,7 @@ def test_reading_a_tensor_compiles_for_a_gpu_and_reads_neighbours_together(
 
 
 @needs_triton
+@pytest.mark.slow
 def test_gradients_and_merging_compile_for_a_gpu(compiling: None) -> None:
     from actdiag.collect.triton_kernel import gradient_parts
     from actdiag.collect.triton_merge import merge_parts
@@ -132,6 +133,63 @@ def test_gradients_and_merging_compile_for_a_gpu(compiling: None) -> None:
     machine_code(merge_parts, "*fp32", {**blocks, "MOMENTS": True, "OPEN": True}, 80)
     nothing = dict.fromkeys(("units_K5C", "open_KC", "columns_5C", "open_C"))
     machine_code(merge_parts, "*fp32", {**blocks, **nothing, "MOMENTS": False, "OPEN": False}, 80)
+
+
+class Pretended:
+    """A driver of a GPU that is not there: enough to compile for it."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def compiled(compiling: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of kernels that launches would have run: they are compiled as for a launch, and that is all."""
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    run, names = JITFunction.run, []
+
+    def compile_only(self: Any, *args: Any, **options: Any) -> Any:
+        names.append(self.fn.__name__)
+        return run(self, *args, **{**options, "warmup": True})
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(driver, "_active", Pretended())
+    return names
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which other tests use")
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 4, 14, 14), torch.bfloat16)]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (((128, 64), torch.float32), ((7,), torch.float16))],
+)
+def test_every_launch_compiles_whatever_is_asked_for(
+    shape: tuple[int, ...], dtype: torch.dtype, compiled: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="actdiag")
+    made, x = Triton(device="cpu"), torch.zeros(shape, dtype=dtype)
+    units = arrange(x, min(1, max(x.ndim - 1, 0)))
+    recorded, watched, read = Asked(moments=True, octaves=True), Asked(open=True), Asked(gate=True, open=True)
+    for name, wanted in (("none", recorded), ("RELU", watched), ("GELU", EVERYTHING), ("TANH", read)):
+        made.reduce(units, FACTS[name], wanted)
+        assert compiled == ["reduce_parts", "merge_parts"]
+        compiled.clear()
+    for g, octaves in ((x, False), (x.transpose(0, min(1, x.ndim - 1)), True)):
+        made.gradient(g, octaves=octaves)
+        assert compiled == ["gradient_parts", "merge_parts"]
+        compiled.clear()
+    assert [r.getMessage() for r in caplog.records if r.name == "actdiag"] == []
 
 
 # Tiles --------------------------------------------------------------------------------------------------

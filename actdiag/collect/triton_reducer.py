@@ -60,7 +60,7 @@ class _Octaves(NamedTuple):
     every: int
     sampled: int
     blocks: int
-    parts_BE: Tensor | None
+    parts_BE: Tensor
     sums_E: Tensor | None
 
 
@@ -75,7 +75,7 @@ class Triton:
         self._rest: Reducer = rest or Eager()
         self._device, self._limits = device, limits or Limits()
         self._failed = False
-        self._known: dict[tuple[Any, ...], _Known] = {}
+        self._known: dict[tuple[Any, ...], _Known | None] = {}
         self._tables: dict[tuple[ActivationFacts, torch.device], Tensor | None] = {}
 
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
@@ -150,7 +150,7 @@ class Triton:
             self._tables[at] = table_of(*at)
         return _Known(tiling, plan_of(facts, units.x.dtype), self._tables[at])
 
-    def _remember(self, key: tuple[Any, ...], known: _Known) -> None:
+    def _remember(self, key: tuple[Any, ...], known: _Known | None) -> None:
         if key in self._known:
             return
         if len(self._known) >= _MOST_KNOWN:
@@ -163,7 +163,7 @@ class Triton:
         if at is None or (key not in self._known and _capturing(g)):
             return None
         found = _launch_gradient(g, at, octaves, self._limits)
-        self._remember(key, _Known(Tiling(1, 1, 1, 1, 1, 1, 1, 1), _UNBOUND, None))
+        self._remember(key, None)
         return found
 
 
@@ -192,8 +192,8 @@ def _units_inner(units: Units) -> bool:
 
 
 def _octaves(x: Tensor, wanted: bool) -> _Octaves:
-    if not wanted:
-        return _Octaves(1, 0, 0, None, None)
+    if not wanted:  # the kernel has code for them that does not run
+        return _Octaves(1, 0, 0, torch.empty(0, BINS, dtype=torch.int32, device=x.device), None)
     every = stride_of(x.numel())
     sampled = -(-x.numel() // every)
     blocks = -(-sampled // OCTAVE_BLOCK)
