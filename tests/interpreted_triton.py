@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,8 @@ SMALL, TINY, LARGE = Limits(64, 16, 8, 4), Limits(16, 64, 32, 8), Limits()
 """With small tiles a small tensor has many tiles, parts and splits."""
 NEAR = 2e-6
 """Sums within a tile are float32."""
+SHORT = (Phase.explicit, Phase.generate)
+"""The interpreter is slow: an example that fails is not made smaller."""
 MANY = [(3, 2, 17, 11), (70, 5), (2, 131), (200,), (2, 3, 40), (1, 2, 9, 33)]
 
 
@@ -97,7 +99,7 @@ cases = given(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None, phases=SHORT)
 @cases
 @example((3, 2, 17, 11), torch.float32, 4, "plain", 0.1, "RELU6", SMALL)
 @example((1, 2, 9, 33), torch.bfloat16, 1, "plain", 0.0, "RELU", TINY)
@@ -113,7 +115,7 @@ def test_the_kernels_and_the_eager_functions_agree(
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, phases=SHORT)
 @cases
 def test_the_kernels_and_the_eager_functions_agree_in_many_cases(
     shape: tuple[int, ...], dtype: torch.dtype, seed: int, memory: str, bad: float, name: str, limits: Limits
@@ -234,6 +236,13 @@ def test_a_sample_opens_a_unit_wherever_it_is_open(position: int) -> None:
         for limits in (SMALL, TINY, LARGE):
             found = kernels(limits).reduce(Units(x, 1), FACTS["RELU"], Asked(open=True))
             assert found.open_C is not None and found.open_C.tolist() == [0.0, 1.0]
+
+
+def test_parts_beyond_those_that_are_merged_at_once_count_too() -> None:
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(5)) + torch.linspace(-3, 3, 300)[:, None]
+    many = kernels(Limits(tile=16, programs=512, parts=128))
+    found, expected = (r.reduce(arrange(x, 1), FACTS["RELU"], EVERYTHING) for r in (many, Eager()))
+    same(found, expected, x.numel(), near=NEAR)
 
 
 def laid_out(g: Tensor) -> list[Tensor]:
