@@ -22,6 +22,8 @@ from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
 from mutants_start import START
+from mutants_tab import TAB
+from mutants_triton import TRITON
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -212,7 +214,8 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items(), *DOORS.items()]
+    for tables in (GLANCE, START, KERNEL, TAB, TRITON, DOORS)
+    for (file, tests), edits in tables.items()
     for edit in edits
 ]
 

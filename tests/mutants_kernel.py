@@ -29,8 +29,10 @@ KERNEL = {
         ("the filling of a rest is zero", " - (WIDE - (end - from) % WIDE) % WIDE;", ";"),
         ("a sampled weight is read densely", "after[t][(i + k) * strides[t]]", "after[t][i + k]"),
     ],
-    ("collect/fused.py", "test_fused"): [
+    ("collect/plan.py", "test_fused"): [
         ("a bound is not rounded to the tensor's type", ".to(dtype).double().numpy())", ")"),
+    ],
+    ("collect/fused.py", "test_fused"): [
         ("a gate that the kernel does not know is none", "facts.form is None:", "False:"),
         ("a strided tensor is read as it lies", "x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()", "x"),
         ("a sign that is still to come is lost", " or x.is_neg()", ""),

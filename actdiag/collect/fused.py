@@ -6,11 +6,9 @@ Legend: C units.
 from __future__ import annotations
 
 import ctypes
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,14 +16,12 @@ from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
+from actdiag.collect.plan import TABLE, plan_of, table_of
 from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
-from actdiag.collect.slopes import Over
+from actdiag.collect.triton_reducer import Triton, wanted
 
 _HEAD, _COLUMNS = 6, 5
 _MOMENTS, _GATE, _OPEN = 1, 2, 4
-_FORMS = {None: 0, "open": 1, "square": 2, "table": 3}
-_TABLE = (-20.0, 20.0, 8192)
-"""Range and steps of tabulated gates: linear between entries 1/205 apart, which is right to 5e-6; flat beyond."""
 _MOST_COPIED = 1 << 18
 """Elements that may be copied, 1 MB: half precision is widened, and a strided tensor made contiguous."""
 _MANY_ELEMENTS, _MANY_THREADS = 1 << 22, 4
@@ -34,8 +30,9 @@ of a machine with more threads than that are theirs."""
 
 
 def reducer() -> Reducer:
-    """The fused reducer where its kernel can be had, else the eager one."""
-    return Eager() if kernel() is None else Fused()
+    """The fused reducer where its kernel can be had, else the eager one; with Triton's where there may be a GPU."""
+    host: Reducer = Eager() if kernel() is None else Fused()
+    return Triton(host) if wanted() else host
 
 
 class Fused:
@@ -171,15 +168,6 @@ def _geometry(shape: tuple[int, int, int], strides: tuple[int, ...], unit_dim: i
     return (ctypes.c_int64 * 7)(*shape, strides[0], strides[1], unit_dim, stride_of(n))
 
 
-def _inward(bound: float | None, towards: float) -> float:
-    """The nearest float32 that lies at the bound or beyond it; NaN for no bound."""
-    if bound is None:
-        return float("nan")
-    near = np.float32(bound)
-    beyond = float(near) > bound if towards < 0 else float(near) < bound
-    return float(np.nextafter(near, np.float32(towards)) if beyond else near)
-
-
 class _Plan(NamedTuple):
     """Facts as the kernel reads them. `keep` owns the memory of the table."""
 
@@ -190,26 +178,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(facts: ActivationFacts, dtype: torch.dtype) -> _Plan:
-    """Bounds as the eager functions compare with them: closed ones, and those of what clips, in the tensor's own dtype.
-
-    Other saturated ends are compared in float64, which is the same as with the next float32 inside.
-    """
-
-    def rounded(bound: float) -> float:
-        # By way of numpy: a plan is made inside a hook, where no operation of torch may read a value.
-        return float(torch.tensor(bound, dtype=torch.float64).to(dtype).double().numpy())
-
-    low_end, high_end = facts.saturated_low, facts.saturated_high
-    if facts.clips:
-        ends = [float("nan") if end is None else rounded(end) for end in (low_end, high_end)]
-    else:
-        ends = [_inward(low_end, -math.inf), _inward(high_end, math.inf)]
-    form = _FORMS[facts.form] if facts.gate is not None else 0
-    low, high, steps = _TABLE
-    keep = None
-    if form == _FORMS["table"] and facts.gate is not None:
-        gate = facts.gate.signed if isinstance(facts.gate, Over) else facts.gate
-        keep = gate(torch.linspace(low, high, steps + 1, dtype=torch.float64)).float().contiguous()
-    closed = [rounded(end) if math.isfinite(end) else math.nan for end in (facts.closed_low, facts.closed_high)]
-    numbers = (ctypes.c_float * 10)(*closed, *ends, *facts.square, low, high, steps)
+    form, closed, ends, square = plan_of(facts, dtype)
+    keep = table_of(facts, torch.device("cpu"))
+    numbers = (ctypes.c_float * 10)(*closed, *ends, *square, *TABLE)
     return _Plan(form, numbers, None if keep is None else keep.data_ptr(), keep)

@@ -18,7 +18,7 @@ from actdiag.tensorboard.states import LETTERS, as_letters, unit_map, worst_unit
 from actdiag.tensorboard.timeline import Timeline
 from actdiag.tensorboard.view import site_row, view_of
 from actdiag.write import tags
-from actdiag.write.codec import decode_histogram_at, decode_states
+from actdiag.write.codec import decode_histogram_at, decode_states_at
 
 Query = Mapping[str, str]
 Found = TypeVar("Found")
@@ -58,7 +58,7 @@ def units_answer(log: Log, query: Query) -> bytes:
     view = view_of(timeline.steps_T, query, columns_of(query, 400), rows=0)
     blobs = _blobs(log, tags.UNITS, "unit states")
     chosen = np.arange(*view.span.indices(len(blobs)))
-    found = unit_map(_at_site(timeline, row, blobs, chosen, _line), view.steps, view.edges)
+    found = unit_map(_at_site(timeline, row, blobs, chosen, decode_states_at), view.steps, view.edges)
     unit = worst_units(found)
     return encode_frame(
         {
@@ -84,13 +84,6 @@ def _blobs(log: Log, tag: str, what: str) -> Sequence[Blob | None]:
     return log.blobs(tag)
 
 
-def _line(blob: Blob, n: int, index: int) -> str | None:
-    lines = decode_states(blob)
-    if len(lines) != n:
-        raise ValueError(f"{len(lines)} lines of unit states do not fit {n} sites")
-    return lines[index]
-
-
 def _at_site(
     timeline: Timeline,
     row: int,
@@ -98,14 +91,23 @@ def _at_site(
     steps: NDArray[Any],
     decode: Callable[[Blob, int, int], Found | None],
 ) -> Iterator[Found | None]:
-    """What each blob holds of one site; None where it holds nothing, or is damaged."""
-    index_of = [
-        {int(place): i for i, place in enumerate(rows)}.get(row) for rows in timeline.sites.rows
-    ]  # its place in each schema
+    """What each blob holds of one site; None where it holds nothing, or is damaged.
+
+    Most blobs repeat the one before: the states of units change rarely.
+    """
+    index_of = [{int(place): i for i, place in enumerate(rows)}.get(row) for rows in timeline.sites.rows]
+    before: tuple[int, bytes] | None = None
+    found: Found | None = None
     for i in steps.tolist():
         schema, blob = int(timeline.schema_T[i]), blobs[i]
         index = index_of[schema] if schema >= 0 else None
-        yield None if blob is None or index is None else _tried(decode, blob, len(timeline.sites.rows[schema]), index)
+        if blob is None or index is None:
+            yield None
+            continue
+        now = schema, blob.tobytes()
+        if now != before:
+            before, found = now, _tried(decode, blob, len(timeline.sites.rows[schema]), index)
+        yield found
 
 
 def _tried(decode: Callable[[Blob, int, int], Found | None], blob: Blob, n: int, index: int) -> Found | None:
