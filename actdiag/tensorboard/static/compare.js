@@ -21,9 +21,10 @@ export function compare(app) {
   const site = select("Curve of", [], "", (name) => app.set({ site: name }));
   const curve = lines({});
   const hint = h("p", { class: "calm" });
+  const title = h("h2", {});
   const charts = h("div", { class: "comparison" });
   const found = h("section", { class: "apart", "aria-label": "Findings that differ" });
-  const node = h("div", { class: "compare" }, h("div", { class: "bar2" }, h("div", { class: "row" }, add, chosen), ...tools.nodes), hint, charts, h("div", { class: "row" }, site), curve.node, found);
+  const node = h("div", { class: "compare" }, h("div", { class: "bar2" }, h("div", { class: "row" }, add, chosen), ...tools.nodes), hint, title, charts, h("div", { class: "row" }, site), curve.node, found);
   const made = new Map();
 
   const others = () => (app.state.vs ? app.state.vs.split(",").map(decodeURIComponent) : []).filter((name) => app.runs.some((run) => run.name === name)).slice(0, MOST);
@@ -50,6 +51,7 @@ export function compare(app) {
     hint.hidden = others().length > 0;
     hint.textContent = runs.length > 1 ? "Choose a run to compare with." : "There is one run only. Log another one below the same directory.";
     const metric = metricOf(info, state.metric);
+    title.textContent = metric.title;
     const infos = [info, ...(await Promise.all(others().map(app.infoOf)))];
     refill(charts, infos.map(({ name }) => chartOf(name).node), infos.slice(1).map(({ name }) => chartOf(`${name} - `).node));
     const data = await Promise.all(infos.map((one) => loadHeat(chartOf(one.name), app, one, metric, { title: one.name })));

@@ -76,7 +76,7 @@ export function heat(on) {
     picture.name(`${next.title}: ${rows.length} rows, ${columns} columns of steps. Arrow keys move, Enter opens a layer, f folds, + and - zoom.`);
     picture.show({
       rows: rows.length, columns, first: data.first, last: data.last, pixels: colored(), rowHeight: rowHeight(rows.length),
-      label: (row) => rows[row].label, strong: (row) => rows[row].key !== null, brackets, describe, marks: next.marks, zoomed: next.zoomed,
+      label: (row) => rows[row].label, strong: (row) => rows[row].key !== null, keyOf: (row) => data.rows[rows[row].members[0]], rowOf: (name) => rows.findIndex(({ members }) => members.some((i) => data.rows[i] === name)), brackets, describe, marks: next.marks, zoomed: next.zoomed,
     });
   }
 

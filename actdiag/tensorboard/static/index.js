@@ -10,7 +10,7 @@ import { layer } from "./layer.js";
 import { overview } from "./overview.js";
 import { ask, isReport } from "./source.js";
 import * as address from "./state.js";
-import { nodes as tipNodes } from "./tip.js";
+import { hideTip, nodes as tipNodes } from "./tip.js";
 
 const POLL_MS = 5000;
 const PAGES = { overview: ["Overview", overview], layer: ["Layer", layer], compare: ["Compare", compare] };
@@ -75,6 +75,7 @@ function listen() {
 
 /** Change the state, in the address too, and show it. */
 function set(changes) {
+  hideTip();
   app.state = { ...app.state, ...changes };
   address.write(app.state);
   if ("run" in changes) refresh();

@@ -36,6 +36,7 @@ export function layer(app) {
   const previous = h("button", { class: "quiet", "aria-label": "Previous layer", title: "Previous layer: [", onclick: () => step(-1) }, "←");
   const next = h("button", { class: "quiet", "aria-label": "Next layer", title: "Next layer: ]", onclick: () => step(1) }, "→");
   const reset = h("button", { class: "quiet", onclick: () => app.set({ from: "", to: "" }) }, "All steps");
+  const title = h("h2", {});
   const facts = h("p", { class: "note" });
   const told = h("div", { class: "details" });
   const rasters = { activation: distribution(on), gradient: distribution(on) };
@@ -43,8 +44,9 @@ export function layer(app) {
   const curves = CHARTS.map(() => lines(on));
   const table = h("section", { class: "panel numbers" });
   const problem = h("p", { class: "problem", role: "status", hidden: true });
-  head.append(h("div", { class: "row" }, site, previous, next, reset), facts);
-  const node = h("div", { class: "layer" }, head, problem, told, h("div", { class: "pair" }, rasters.activation.node, rasters.gradient.node), units.node, h("div", { class: "grid" }, curves.map((c) => c.node)), table);
+  head.append(h("div", { class: "row" }, site, previous, next, reset), title, facts);
+  const charts = h("div", { class: "charts", hidden: true }, h("div", { class: "pair" }, rasters.activation.node, rasters.gradient.node), units.node, h("div", { class: "grid" }, curves.map((c) => c.node)), table);
+  const node = h("div", { class: "layer" }, head, problem, told, charts);
 
   const current = () => app.info.sites.find(({ name }) => name === app.state.site) ?? app.info.sites[0];
 
@@ -63,12 +65,14 @@ export function layer(app) {
     previous.disabled = here === info.sites[0];
     next.disabled = here === info.sites.at(-1);
     const at = state.step === "" ? null : Number(state.step);
+    title.textContent = here.name;
     facts.textContent = [here.kind, here.role === "layer" ? "" : here.role, at === null ? "" : `marked: step ${whole(at)}`].filter(Boolean).join(" · ");
     const own = new Set([here.name, here.name.split("#")[0], ...info.parameters.filter((p) => p.site === here.name).map((p) => p.name)]);
     const found = sorted(info.findings.filter((f) => own.has(f.layer)));
     refill(told, found.length ? found.map(detail) : h("p", { class: "calm" }, `Nothing has been found at this layer in ${plural(info.count, "recorded step")}.`));
     const query = { run: info.run, monitor: info.monitor, site: here.name, from: state.from || null, to: state.to || null };
     const answers = await Promise.allSettled([showCurves(query, at), ...Object.keys(rasters).map((kind) => showRaster(kind, query, at)), showUnits(query, at)]);
+    charts.hidden = false;
     const failed = answers.find(({ status }) => status === "rejected");
     problem.hidden = !failed;
     problem.textContent = failed ? failed.reason.message : "";

@@ -78,7 +78,7 @@ function showFindings(summary, app) {
   refill(
     summary,
     verdict(info),
-    list(open.slice(0, FIRST_SHOWN), go),
+    open.length ? list(open.slice(0, FIRST_SHOWN), go) : null,
     rest.length ? h("details", { open: was }, h("summary", {}, restWords(open.length - FIRST_SHOWN, rest.length)), list(rest, go)) : null,
     info.problems.length ? h("p", { class: "problem" }, `Not all of the log could be read: ${info.problems.slice(0, 3).join("; ")}`) : null,
   );

@@ -7,7 +7,7 @@
 
 import { THEMES } from "./color.js";
 import { h } from "./dom.js";
-import { AXIS, FONT, MONO, drawSteps, prepare, stepTicks } from "./draw.js";
+import { AXIS, FONT, MONO, columnOf, drawSteps, prepare, stepTicks } from "./draw.js";
 import { middle } from "./format.js";
 import { theme } from "./host.js";
 import { hideTip, showTip, speak } from "./tip.js";
@@ -242,7 +242,9 @@ export function raster(kind, on = {}) {
     draw,
     size: () => ({ width: node.clientWidth, height: area().height + AXIS + 4 }),
     show: (next) => {
+      const was = Number.isFinite(cursor.column) && model.rows ? [model.keyOf?.(held().row), model.last[held().column]] : null;
       model = { ...EMPTY, ...next };
+      if (was) cursor = { row: model.rowOf?.(was[0]) ?? cursor.row, column: Math.max(0, columnOf(model.first, model.last, was[1])) };
       node.style.height = `${area().height + AXIS + 4}px`;
       draw();
     },
