@@ -595,7 +595,7 @@ def test_a_filter_and_a_fold_of_all_modules_leave_the_rows_that_are_meant(open_t
     page = open_tab(run="sick", metric="rms")
     raster = page.locator(".overview .raster")
     page.get_by_label("Filter layers").fill("ACT 1")
-    labelled(raster, "1 rows")
+    labelled(raster, ": 1 row,")
     page.get_by_label("Filter layers").fill("")
     page.get_by_role("button", name="Fold modules").click()
     labelled(raster, "3 rows")
