@@ -301,6 +301,15 @@ def test_runs_are_listed_by_name_with_their_monitors() -> None:
     assert get(logs_of(provider), "run", run="run9", monitor="gan.g")["count"] == 2
 
 
+def test_monitors_that_record_at_the_same_time_keep_their_own_numbers() -> None:
+    one, two = [snapshot(step) for step in range(3)], [snapshot(step, scale=9.0) for step in range(3)]
+    events = [*Events().write(one).events, *Events(prefix="gan_d").write(two).events]
+    logs = logs_of(FakeProvider({"run": events}, fast=True))
+    for monitor, snapshots in (("", one), ("gan_d", two), ("", one)):
+        header, arrays = get(logs, "stat", run="run", monitor=monitor, metric="mean")
+        np.testing.assert_array_equal(arrays["low"], wanted(snapshots, "mean", header["rows"]))
+
+
 def test_monitors_of_one_directory_are_told_apart(tmp_path: Path) -> None:
     save(tmp_path, plain_run()[1], plain_run(3, prefix="gan_d")[1])
     logs = DirectoryLogs(read_runs(tmp_path))
