@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick slow lint bench benchmark rule-pages regimes sweep mutants screenshot clean
+.PHONY: demo test quick slow lint bench growth benchmark rule-pages regimes sweep mutants screenshot docs clean
 
 demo: $(READY)          ## train the demo's networks and print the report
 	$(BIN)/actdiag demo
@@ -23,6 +23,12 @@ lint: $(READY)
 
 bench: $(READY)         ## cost of observing, as ratios to the bare training
 	$(BIN)/python benchmarks/overhead.py
+
+growth: $(READY)        ## docs/growth.md: cost against layers, width, tensor size and steps
+	$(BIN)/python benchmarks/growth.py --write docs/growth.md
+
+docs: $(READY)          ## the documentation as a site in build/site, nothing from the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 regimes: $(READY)       ## docs/regimes.md from the tests
 	$(BIN)/python -m tests.regimes --write

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser("report", help="read event files and say how the runs are")
     report.add_argument("logdir", metavar="LOGDIR", help="a run directory, or a directory of runs")
-    report.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    report.add_argument("--format", choices=("text", "markdown", "json", "html"), default="text")
     report.add_argument(
         "--fail-on",
         choices=("info", "warning", "error"),
@@ -152,8 +152,14 @@ def _report(arguments: argparse.Namespace) -> int:
         )
     severe = [run.worst for run in runs if run.worst is not None]
     failed = arguments.fail_on is not None and any(at_least(worst, arguments.fail_on) for worst in severe)
-    render = {"text": render_text, "markdown": render_markdown, "json": render_json}[arguments.format]
+    render = {"text": render_text, "markdown": render_markdown, "json": render_json, "html": _html}[arguments.format]
     return _say(render(runs), USAGE if failures else FAILED if failed else OK)
+
+
+def _html(runs: Sequence[Run]) -> str:
+    from actdiag.tensorboard.page import render_html
+
+    return render_html(runs)
 
 
 def _again(arguments: argparse.Namespace) -> bool:

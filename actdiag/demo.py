@@ -7,6 +7,7 @@ rate, an activation function in depth, and inputs that were not centered.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 import sys
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from rich.console import Console
@@ -33,6 +35,7 @@ _MARKER = ".actdiag-demo"
 _BATCH = 32
 _EVERY = 20  # steps; without a budget, so that the demo shows the same on every machine
 _REFUSED = 2
+_PINNED = ("actdiag/dead_fraction_max", "actdiag/mean_energy_max", "actdiag/gradient_ratio", "actdiag/findings_open")
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,18 @@ def run_demo(log_dir: str, *, epochs: int | None) -> int:
         for case in CASES:
             _train(case, root / case.name, progress, epochs or case.epochs)
     sys.stdout.write("\n" + render_text(read_runs(root)))
-    sys.stdout.write(f"\nLook at the runs:\n\n    tensorboard --logdir {root}\n")
+    sys.stdout.write(_where_to_look(root))
     return 0
+
+
+def _where_to_look(root: Path, server: str = "http://localhost:6006") -> str:
+    """How to start TensorBoard, and addresses of the tab and of stock curves with something to see."""
+    cards = quote(json.dumps([{"plugin": "scalars", "tag": tag} for tag in _PINNED], separators=(",", ":")))
+    return (
+        f"\nLook at the runs:\n\n    tensorboard --logdir {root}\n\n"
+        f"the dying network, layer by layer:\n\n    {server}/#actdiag&p.actdiag.run=dying-relu\n\n"
+        f"curves of all of them, pinned:\n\n    {server}/?smoothing=0&pinnedCards={cards}#timeseries\n"
+    )
 
 
 def _missing() -> str | None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,7 +75,25 @@ def findings(page: Any, address: str) -> None:
     page.wait_for_load_state("networkidle")
 
 
-PAGES = {"timeseries.png": time_series, "findings.png": findings}
+def tab(page: Any, address: str, *, dark: bool = False, **state: str) -> None:
+    """The tab in a state, every chart drawn; in TensorBoard's dark theme if asked for."""
+    page.goto(f"{address}/#actdiag&" + "&".join(f"p.actdiag.{name}={quote(value)}" for name, value in state.items()))
+    if dark:
+        page.evaluate("document.body.classList.add('dark-mode')")
+    frame = page.frame_locator("iframe").last
+    frame.get_by_text("recorded steps").first.wait_for(timeout=60_000)
+    page.wait_for_load_state("networkidle")
+    frame.locator("section.panel[aria-busy='true']").first.wait_for(state="detached", timeout=60_000)
+    page.wait_for_timeout(500)  # canvases are drawn when their size is known
+
+
+PAGES = {
+    "timeseries.png": time_series,
+    "findings.png": findings,
+    "tab-overview.png": partial(tab, run="dying-relu"),
+    "tab-layer.png": partial(tab, run="dying-relu", view="layer", site="net.7"),
+    "tab-compare.png": partial(tab, run="dying-relu", view="compare", vs="healthy", metric="rms", dark=True),
+}
 
 
 def main(log_dir: str = "runs/demo") -> int:

@@ -21,6 +21,7 @@ from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
 from mutants_start import START
+from mutants_tab import TAB
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -211,7 +212,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items()]
+    for (file, tests), edits in [*GLANCE.items(), *START.items(), *KERNEL.items(), *TAB.items()]
     for edit in edits
 ]
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
 
 from actdiag.cli import main
 from actdiag.demo import run_demo
 from actdiag.diagnose.finding import at_least
 from actdiag.report.read import read_runs
+from actdiag.report.records import our_records
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +39,11 @@ def test_each_network_gets_the_finding_it_was_built_for(tmp_path: Path) -> None:
     for name in runs:
         assert name in done.stdout
     assert f"tensorboard --logdir {tmp_path / 'runs'}" in done.stdout
+    links = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("http://")]
+    assert links[0].endswith("#actdiag&p.actdiag.run=dying-relu")
+    cards = json.loads(parse_qs(urlsplit(links[1]).query)["pinnedCards"][0])
+    assert len(cards) == 4 and {card["plugin"] for card in cards} == {"scalars"}
+    assert {card["tag"] for card in cards} <= scalar_tags(tmp_path / "runs" / "dying-relu"), "each card has a curve"
     again = demo("--log-dir", str(tmp_path / "runs"), "--epochs", "1")
     assert again.returncode == 0
     assert all(len(run.snapshots) == 3 for run in read_runs(tmp_path / "runs")), "an earlier demo is replaced"
@@ -64,6 +73,12 @@ def test_one_epoch_runs_and_leaves_threads_and_random_numbers_alone(
     assert len(read_runs(tmp_path / "runs")) == 4
     printed = capsys.readouterr()
     assert "tensorboard --logdir" in printed.out and printed.err == ""
+
+
+def scalar_tags(folder: Path) -> set[str]:
+    """Tags of the stock scalars in a run's event files."""
+    events = [Event.FromString(record) for path in folder.rglob("*tfevents*") for record in our_records(path, [])]
+    return {v.tag for event in events for v in event.summary.value if v.HasField("simple_value")}
 
 
 def test_without_scikit_learn_it_says_what_to_install(

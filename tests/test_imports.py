@@ -70,6 +70,7 @@ LIGHT_MODULES = (
     "actdiag.write.jsonl",
     "actdiag.tensorboard.loader",
     "actdiag.tensorboard.plugin",
+    "actdiag.tensorboard.page",
 )
 
 

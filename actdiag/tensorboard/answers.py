@@ -113,6 +113,7 @@ def _stat(log: Log, query: Query) -> Answer:
             "rows": list(names),
             "count": view.count,
             "exact": view.exact,
+            "problems": list(grid.problems),
         },
         {
             **first_and_last(view.steps, view.edges),

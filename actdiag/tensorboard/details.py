@@ -18,7 +18,7 @@ from actdiag.tensorboard.states import LETTERS, as_letters, unit_map, worst_unit
 from actdiag.tensorboard.timeline import Timeline
 from actdiag.tensorboard.view import site_row, view_of
 from actdiag.write import tags
-from actdiag.write.codec import decode_histogram_at, decode_states
+from actdiag.write.codec import decode_histogram_at, decode_states_at
 
 Query = Mapping[str, str]
 Found = TypeVar("Found")
@@ -58,7 +58,7 @@ def units_answer(log: Log, query: Query) -> bytes:
     view = view_of(timeline.steps_T, query, columns_of(query, 400), rows=0)
     blobs = _blobs(log, tags.UNITS, "unit states")
     chosen = np.arange(*view.span.indices(len(blobs)))
-    found = unit_map(_at_site(timeline, row, blobs, chosen, _line), view.steps, view.edges)
+    found = unit_map(_at_site(timeline, row, blobs, chosen, decode_states_at), view.steps, view.edges)
     unit = worst_units(found)
     return encode_frame(
         {
@@ -82,13 +82,6 @@ def _blobs(log: Log, tag: str, what: str) -> Sequence[Blob | None]:
     if tag not in log.tags:
         raise Refusal(NOT_THERE, f"run {name_of(log)!r:.200} has no {what}")
     return log.blobs(tag)
-
-
-def _line(blob: Blob, n: int, index: int) -> str | None:
-    lines = decode_states(blob)
-    if len(lines) != n:
-        raise ValueError(f"{len(lines)} lines of unit states do not fit {n} sites")
-    return lines[index]
 
 
 def _at_site(

@@ -70,7 +70,7 @@ def grid_of(
         table = np.concatenate([_of(vectors_T, i) for i in steps]).reshape(len(steps), len(rows))
         values[np.array(steps)[:, None], rows[None, :]] = _floats(table)
     rows = np.flatnonzero(~np.isnan(values).all(axis=0))
-    note = [f"{len(wrong)} steps from step {wrong[0]} on do not fit their schema"] if wrong else []
+    note = [f"vectors that do not fit their schema: {len(wrong)}, the first at step {wrong[0]}"] if wrong else []
     return Grid(values if len(rows) == values.shape[1] else np.ascontiguousarray(values[:, rows]), rows, note)
 
 

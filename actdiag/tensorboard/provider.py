@@ -6,7 +6,7 @@ A series is read whole, since a data provider has no filter by step, and read ag
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,6 +107,7 @@ class ProviderLog:
         self.run, self.monitor, self._front = run, front[:-1], front
         self._stamps = {tag[len(front) :]: stamp for tag, stamp in stamps.items() if tag.startswith(ours)}
         self.tags = frozenset(self._stamps)
+        self._timeline: Timeline | None = None
 
     @property
     def version(self) -> str:
@@ -116,30 +117,34 @@ class ProviderLog:
         return f"{step}-{wall!r}-{len(self._stamps)}"
 
     def timeline(self) -> Timeline:
-        """From the series that has an event at every recorded step."""
-        stamp = self._timeline_stamp()
-        return self._kept("timeline", stamp, self._read_timeline, lambda timeline: timeline.nbytes)
+        """From the series that has an event at every recorded step; always the same one."""
+        if self._timeline is None:
+            stamp = tuple(self._stamps.get(tag) for tag in (*_AT_EVERY_STEP, tags.SCHEMA))
+            self._timeline = self._kept("timeline", stamp, self._read_timeline, lambda timeline: timeline.nbytes)
+        return self._timeline
 
     def grid(self, metric: Metric) -> Grid:
         """A statistic over all recorded steps."""
-        stamp = self._timeline_stamp(), self._stamps[metric.tag]
-        return self._kept(metric.tag, stamp, lambda: self._read_grid(metric), lambda grid: grid.nbytes)
+        return self._kept(
+            metric.tag, self._stamp(metric.tag), lambda: self._read_grid(metric), lambda grid: grid.nbytes
+        )
 
     def blobs(self, tag: str) -> Sequence[NDArray[Any] | None]:
         """One packed vector a recorded step."""
-        stamp = self._timeline_stamp(), self._stamps[tag]
-        return self._kept(tag, stamp, lambda: self._aligned(tag, self.timeline()), _bytes_of)
+        return self._kept(tag, self._stamp(tag), lambda: self._aligned(tag, self.timeline()), _bytes_of)
 
     def findings(self) -> tuple[Sequence[Finding], Sequence[str]]:
         """From the changes of findings at the steps that hold."""
-        stamp = self._timeline_stamp(), self._stamps.get(tags.FINDINGS)
-        return self._kept("findings", stamp, self._read_findings, lambda found: 2000 * len(found[0]))
+        return self._kept(
+            "findings", self._stamp(tags.FINDINGS), self._read_findings, lambda found: 2000 * len(found[0])
+        )
 
     def _kept(self, what: str, stamp: Any, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
         return self._cache.get((self._experiment.identity, self.run, self._front, what), stamp, make, size)
 
-    def _timeline_stamp(self) -> tuple[Stamp | None, ...]:
-        return tuple(self._stamps.get(tag) for tag in (*_AT_EVERY_STEP, tags.SCHEMA))
+    def _stamp(self, tag: str) -> Hashable:
+        """What is aligned with a timeline is good for that timeline only: a live log grows between two questions."""
+        return self.timeline().mark, self._stamps.get(tag)
 
     def _read_timeline(self) -> Timeline:
         tag = next((tag for tag in _AT_EVERY_STEP if tag in self._stamps), None)

@@ -34,12 +34,17 @@ class Timeline:
     """
 
     steps_T: NDArray[np.int64]
-    places: Mapping[Key, int]
+    places: dict[Key, int]
     schemas: Sequence[Schema]
     schema_T: NDArray[np.int64]
     sites: Names
     parameters: Names
     problems: Sequence[str]
+
+    @property
+    def mark(self) -> tuple[int, Key | None, int]:
+        """Differs between two timelines of one log, which is only added to."""
+        return len(self.places), next(reversed(self.places), None), len(self.schemas)
 
     @property
     def nbytes(self) -> int:

@@ -36,6 +36,16 @@ def decode_states(blob: Bytes) -> list[str | None]:
     return [None if line == _NONE else line for line in decode_lines(blob)]
 
 
+def decode_states_at(blob: Bytes, n: int, index: int) -> str | None:
+    """One of `decode_states`, without the others. Raises ValueError where there are not `n` lines."""
+    data = _decompress(blob) if blob.size else b""
+    lines = data.count(b"\n") + 1 if blob.size else 0
+    if lines != n:
+        raise ValueError(f"{lines} lines of unit states do not fit {n} sites")
+    line = data.split(b"\n", index + 1)[index].decode("ascii")
+    return None if line == _NONE else line
+
+
 def encode_lines(lines: Sequence[str]) -> Bytes:
     """Words of ASCII, none of them with a line end."""
     return _compress("\n".join(lines).encode()) if lines else _EMPTY

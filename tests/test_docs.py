@@ -1,0 +1,73 @@
+"""The documentation: every number and every option is explained, and the site is built without a warning."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from actdiag.config import Options
+from actdiag.diagnose.judge import RULES
+from actdiag.snapshot import ParameterStats, SiteStats, Snapshot, stat_fields
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TARGET = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("kind", [SiteStats, ParameterStats, Snapshot])
+def test_every_number_of_a_snapshot_has_a_place_that_explains_it(kind: type) -> None:
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    explained = {
+        name for line in re.findall(r"^### (.*)$", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+    }
+    assert set(stat_fields(kind)) - explained == set()
+
+
+def test_no_number_is_explained_that_there_is_not() -> None:
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    explained = {
+        name for line in re.findall(r"^### (.*)$", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+    }
+    known = {spec.name for kind in (SiteStats, ParameterStats, Snapshot) for spec in fields(kind)}
+    assert explained <= known
+
+
+def test_every_rule_but_forecasts_is_found_by_a_symptom() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert [slug for slug in RULES if f"rules/{slug}.md" not in text] == ["dying-units", "oversized-update"]
+
+
+def test_the_reference_has_every_option_with_its_default() -> None:
+    sys.path.insert(0, str(DOCS))
+    try:
+        from site_hooks import options
+    finally:
+        sys.path.remove(str(DOCS))
+    table = options()
+    for spec in fields(Options):
+        assert f"| `{spec.name}` | `{getattr(Options(), spec.name)!r}` |" in table
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    targets = [(page, target) for page in DOCS.rglob("*.md") for target in TARGET.findall(page.read_text("utf-8"))]
+    missing = [f"{page.name}: {target}" for page, target in targets if not (page.parent / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="pip install mkdocs-material 'mkdocstrings[python]'")
+def test_the_site_is_built_without_a_warning_and_asks_nothing_of_other_hosts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING -" not in done.stderr
+    page = (tmp_path / "reference.html").read_text(encoding="utf-8")
+    assert "max_overhead" in page and "load_state_dict" in page
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page)
+    assert loaded == []
