@@ -167,6 +167,7 @@ class Watched:
 
     def __init__(self, context: Any, host: str) -> None:
         context.set_default_timeout(8000)
+        context.add_init_script(_POLICY)
         self.page = context.new_page()
         self.host = host
         self.wrong: list[str] = []
@@ -178,8 +179,10 @@ class Watched:
         self.page.on("response", self._response)
 
     def _console(self, message: Any) -> None:
-        # what TensorBoard's own page says is TensorBoard's
-        if message.type in ("error", "warning") and "/plugin/actdiag/" in message.location["url"] + message.text:
+        alone = "name=actdiag" in self.page.url or "/plugin/actdiag/" in self.page.url or "file:" in self.page.url
+        where = message.location["url"] + message.text
+        ours = alone or "/plugin/actdiag/" in where or "name=actdiag" in where  # the rest is TensorBoard's own page
+        if message.type in ("error", "warning") and ours and "favicon" not in where:
             self.wrong.append(f"console: {message.text}")
 
     def _failed(self, request: Any) -> None:
@@ -212,6 +215,8 @@ def chromium() -> Iterator[Any]:
 # Charts -------------------------------------------------------------------------------------------------
 
 _AXIS = 30
+_POLICY = """if (location.href.includes("actdiag")) addEventListener("securitypolicyviolation",
+    (event) => console.error("refused in /plugin/actdiag/", event.violatedDirective, event.blockedURI));"""
 
 
 class Raster:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from tensorboard.compat.proto.event_pb2 import Event
+
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
 from tests.tab_logs import Events, save
@@ -19,6 +21,7 @@ LAYERS = (
 STEPS = tuple(range(0, 400, 10))
 EARLIEST = LAYERS.index("blocks.0.act")
 UNITS = 16
+AGAIN = 100
 HOSTILE = '<img src=x onerror="parent.pwned=1;window.pwned=1">'
 HOSTILE_LAYER = f"net.{HOSTILE}&amp;&#39;"
 
@@ -154,15 +157,19 @@ def hostile(folder: Path) -> Path:
 
 
 def many(folder: Path, layers: int, steps: int) -> Path:
-    """A run of any size, with two numbers a layer."""
+    """A run of any size, with two numbers a layer, which come again every hundred steps."""
     names = [f"stages.{i // 20}.block{i % 20}.act" for i in range(layers)]
-    return save(folder, Events().write(_small(names, step) for step in range(steps)).events)
+    events = Events().write(_small(names, step) for step in range(min(steps, 2 * AGAIN))).events
+    again = events[AGAIN:]
+    for step in range(len(events), steps):
+        events.append(Event(wall_time=1000.0 + step, step=step, summary=again[step % AGAIN].summary))
+    return save(folder, events)
 
 
 def _small(names: list[str], step: int) -> Snapshot:
     sites = {
         name: SiteStats(
-            kind="ReLU", role="activation", order=i, n=64, rms=1 + i / 9, dead_fraction=(i * 7 + step) % 100 / 100
+            kind="ReLU", role="activation", order=i, n=64, rms=1 + i / 9, dead_fraction=(i * 7 + step) % AGAIN / 100
         )
         for i, name in enumerate(names)
     }

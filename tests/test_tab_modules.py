@@ -230,11 +230,43 @@ def test_a_scale_of_colors_goes_one_way_in_lightness(run: Run, kind: str, theme:
 
 
 @in_a_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_curves_and_runs_stand_out_from_the_page(run: Run, theme: str) -> None:
+    names = [f"run{i}" for i in range(8)]
+    script = """(([names, theme]) => { const { page, ink, quiet, curve, second, edge } = m.THEMES[theme];
+        return [page, [ink, quiet], [curve, second, edge, ...m.runColors(names, theme).values()]]; })(a)"""
+    page, texts, lines = run("color", script, [names, theme])
+    assert min(contrast(page, color) for color in texts) >= 4.5, "text"
+    assert min(contrast(page, color) for color in lines) >= 3.5, "lines"
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG counts it."""
+    bright = sorted(luminance(color) for color in (one, other))
+    return (bright[1] + 0.05) / (bright[0] + 0.05)
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@in_a_browser
 def test_runs_beside_each_other_have_colors_of_their_own(run: Run) -> None:
     names = [f"run{i}" for i in range(8)]
-    found = run("color", "[...m.runColors(a)]", names)
+    found = run("color", "[...m.runColors(a, 'dark')]", names)
     assert [name for name, _ in found] == names and len({color for _, color in found}) == 8
-    assert found[0][1] == run("color", "m.runColor(a)", names[0]), "the first has that of its name"
+    assert found[0][1] == run("color", "m.runColor(a, 'dark')", names[0]), "the first has that of its name"
+
+
+@in_a_browser
+def test_labels_keep_apart_and_folded_modules_always_have_one(run: Run) -> None:
+    script = "m.labelledRows({ rows: a[0], rowHeight: a[1], strong: (row) => a[2].includes(row) })"
+    assert run("rasterpaint", script, [4, 20, []]) == [0, 1, 2, 3]
+    assert run("rasterpaint", script, [10, 4, []]) == [0, 4, 8]
+    assert run("rasterpaint", script, [10, 4, [5]]) == [0, 5, 9]
+    assert run("rasterpaint", script, [0, 4, []]) == []
 
 
 # Comparing ----------------------------------------------------------------------------------------------

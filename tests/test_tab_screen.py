@@ -22,7 +22,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from playwright.sync_api import expect
+from torch import nn
 
+from actdiag import Monitor
+from actdiag.report.read import read_runs
+from actdiag.tensorboard.page import render_html
 from tests import screen_runs as runs
 from tests.browser import (
     SIZE,
@@ -31,6 +37,7 @@ from tests.browser import (
     Board,
     Raster,
     Watched,
+    address_of,
     chromium,
     environment,
     pixel_of,
@@ -76,8 +83,9 @@ def board(python: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     board.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Closed with the module: playwright's event loop would be in the way of other tests."""
     with chromium() as browser:
         yield browser
 
@@ -123,15 +131,11 @@ def settled(frame: Any) -> Any:
 
 def see(frame: Any, text: str, where: str = "body") -> None:
     """Wait until a text is seen."""
-    from playwright.sync_api import expect
-
     expect(frame.locator(where).first).to_contain_text(text)
 
 
 def labelled(node: Any, text: str) -> None:
     """Wait until a chart says so of itself."""
-    from playwright.sync_api import expect
-
     expect(node).to_have_attribute("aria-label", re.compile(re.escape(text)))
 
 
@@ -192,6 +196,23 @@ def test_a_broken_plugin_does_not_keep_tensorboard_from_starting(python: Path, l
         board.close()
     assert "scalars" in listed and "actdiag" not in listed
     assert "actdiag: its tab cannot be loaded" in (tmp_path / "errors.txt").read_text()
+
+
+def test_the_watch_over_pages_can_fail(open_tab: Open) -> None:
+    page = open_tab(run="sick")
+    watched = page.watched
+    assert watched.wrong == []
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.x = 1' }))"
+    )
+    page.evaluate("fetch('./stat?run=none').then(() => fetch('http://elsewhere.test/x')).catch(() => 0)")
+    page.evaluate("console.error('something')")
+    page.evaluate("setTimeout(() => undefined.x)")
+    until("an error", lambda: page.wait_for_timeout(20) or any(text.startswith("error: ") for text in watched.wrong))
+    text = "\n".join(watched.wrong)
+    for part in ("refused in /plugin/actdiag/ script-src", "status 404", "connect-src", "something", "undefined"):
+        assert part in text, part
+    watched.wrong.clear()
 
 
 # The tab in TensorBoard ---------------------------------------------------------------------------------
@@ -577,7 +598,15 @@ def test_dragging_zooms_and_a_double_click_shows_all_steps(open_tab: Open) -> No
     see(page, "steps 100 to 200")
     assert "view" not in state_of(page), "a drag is no click"
     page.mouse.dblclick(*heat.at(3, 10))
-    see(page, "steps 0 to 390", ".panel .note") if "view" not in state_of(page) else None
+    see(page, "steps 0 to 390", ".panel .note")
+    assert "view" not in state_of(page), "nor is the first half of a double click"
+    page.mouse.move(*heat.at(5, 20))
+    page.mouse.down()
+    page.mouse.move(*heat.at(3, 10), steps=3)
+    page.mouse.up()
+    see(page, "steps 100 to 200")
+    page.mouse.click(*heat.at(3, 0))
+    see(page, "marked: step 100")
 
 
 def test_a_click_on_a_cell_opens_its_layer_at_its_step(open_tab: Open) -> None:
@@ -741,3 +770,147 @@ def test_a_narrow_window_is_not_scrolled_sideways(open_tab: Open, view: str) -> 
         .filter((node) => node.getBoundingClientRect().right > 481).map((node) => node.className || node.tagName)"""
     )
     assert outside == []
+
+
+# Fingers ------------------------------------------------------------------------------------------------
+
+
+def test_a_finger_first_reads_a_cell_and_then_opens_it(open_page: Open, board: Board) -> None:
+    page = settled(open_page(board.frame_url(run="sick", metric="rms"), has_touch=True))
+    heat = heat_of(page, len(LAYERS), len(STEPS))
+    page.touchscreen.tap(*heat.at(2, 7))
+    assert tip(heat.node)["name"] == LAYERS[2] and "step 70" in tip(heat.node)["lines"]
+    assert "view" not in state_of(page)
+    page.touchscreen.tap(*heat.at(2, 7))
+    see(page, "marked: step 70")
+
+
+def test_a_finger_that_scrolls_the_page_selects_nothing(open_tab: Open) -> None:
+    page = open_tab(run="sick", metric="rms")
+    heat = heat_of(page, len(LAYERS), len(STEPS))
+    page.mouse.move(*heat.at(3, 10))
+    page.mouse.down()
+    page.mouse.move(*heat.at(3, 20), steps=3)
+    heat.node.dispatch_event("pointercancel")
+    page.mouse.up()
+    page.mouse.move(*heat.at(3, 30))
+    assert {"from", "view"} & set(state_of(page)) == set()
+    overlay = pixel_of(heat.node.locator(".overlay"), *heat.inside(3, 15))
+    assert overlay == (0, 0, 0), "nothing is shaded"
+
+
+# The report ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def report(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs as one HTML file."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    chosen = [run for run in read_runs(logs) if run.name in ("sick", "healthy")]
+    assert len(chosen) == 2
+    path.write_text(render_html(chosen), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_report_of_one_file_shows_the_same_pages_and_asks_nobody(open_page: Open, report: Path, view: str) -> None:
+    state = address_of({"run": "sick", "view": view, **VIEWS[view]})
+    page = open_page(f"{report.as_uri()}#{state}", host="file:", offline=True)
+    page.on("request", lambda request: page.watched.wrong.append(request.url))
+    settled(page)
+    for title in {
+        "overview": ["Dead units"],
+        "layer": ["Units", "Activation scale"],
+        "compare": ["healthy \u2212 sick"],
+    }[view]:
+        assert page.locator(".panel h3", has_text=title).first.is_visible()
+    assert page.get_by_label("Live").count() == 0
+    page.get_by_role("button", name="Overview").click()
+    page.locator("[data-metric=rms]").click()
+    see(page, "Activation scale", ".panel h3")
+    assert heat_of(page, len(LAYERS), len(STEPS)).hover(4, 20)["name"] == LAYERS[4]
+    assert state_of(page)["metric"] == "rms"
+
+
+def test_a_zoom_in_a_report_keeps_to_what_is_there(open_page: Open, report: Path) -> None:
+    page = settled(open_page(f"{report.as_uri()}#{address_of({'run': 'sick', 'metric': 'rms'})}", host="file:"))
+    page.locator(".overview .raster").focus()
+    page.keyboard.press("+")
+    settled(page)
+    assert page.locator(".problem:visible").count() == 0
+    see(page, "Activation scale", ".panel h3")
+
+
+# Much data ----------------------------------------------------------------------------------------------
+
+MEASURE = """async () => {
+    const node = document.querySelector(".overview .raster"), box = node.getBoundingClientRect(), times = [];
+    for (let i = 0; i < 120; i++) {
+        const from = performance.now();
+        const place = { clientX: box.x + box.width * (0.3 + i / 200), clientY: box.y + 4 + 4 * i, bubbles: true };
+        node.dispatchEvent(new PointerEvent("pointermove", place));
+        times.push(performance.now() - from);
+        await new Promise(requestAnimationFrame);
+    }
+    times.sort((a, b) => a - b);
+    return times[60];
+}"""
+
+FIRST = """async (metric) => {
+    const label = () => document.querySelector(".panel h3").textContent;
+    const before = label(), asked = performance.getEntriesByType("resource").length;
+    document.querySelector(`[data-metric=${metric}]`).click();
+    while (label() === before) await new Promise((go) => setTimeout(go, 0));
+    const shown = performance.now();
+    const [entry] = performance.getEntriesByType("resource").slice(asked).filter((one) => one.name.includes("stat?"));
+    return entry ? [entry.responseEnd - entry.startTime, shown - entry.responseEnd] : null;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1000, 10_000])
+def test_two_hundred_layers_are_drawn_and_moved_over_at_once(
+    python: Path, tmp_path: Path, open_page: Open, steps: int
+) -> None:
+    runs.many(tmp_path / "logs" / "wide", 200, steps)
+    board = Board(python, tmp_path / "logs", tmp_path / "errors.txt").wait_for(wide=steps)
+    try:
+        page = settled(open_page(board.frame_url(run="wide", metric="dead_fraction"), host=board.address))
+        answered, drawn = page.evaluate(FIRST, "rms")
+        hovered = page.evaluate(MEASURE)
+        page.screenshot(path=tmp_path / "wide.png")
+    finally:
+        board.close()
+    print(f"200 x {steps}: answered in {answered:.0f} ms, drawn in {drawn:.0f} ms, hover {hovered:.2f} ms")
+    assert answered < 10 * 2000 and drawn < 10 * 300 and hovered < 3 * 16
+
+
+# A training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_real_training_is_seen_with_the_numbers_of_its_snapshots(
+    python: Path, tmp_path: Path, open_page: Open
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-50.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with Monitor(model, optimizer, log_dir=tmp_path / "real", log_every_n_steps=2, max_overhead=None) as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            model(torch.randn(64, 8)).square().mean().backward()
+            optimizer.step()
+    assert monitor.latest is not None
+    board = Board(python, tmp_path, tmp_path / "errors.txt")
+    until("the run", lambda: board.runs().get("real"))
+    try:
+        page = settled(open_page(board.frame_url(metric="rms"), host=board.address))
+        see(page, "Dead units", ".findings")
+        text = saved(page, page.locator(".panel").first, "CSV").decode()
+    finally:
+        board.close()
+    last = [row for row in csv.DictReader(io.StringIO(text)) if int(row["first_step"]) == monitor.latest.step]
+    assert {row["layer"] for row in last} == set(monitor.latest.sites)
+    for row in last:
+        assert f32(float(row["rms_low"])) == monitor.latest.sites[row["layer"]].rms

@@ -8,6 +8,7 @@ import { dot, h, refill, reselect, select } from "./dom.js";
 import { list, sorted } from "./findings.js";
 import { plural } from "./format.js";
 import { Heat } from "./heat.js";
+import { theme } from "./host.js";
 import { Lines } from "./lines.js";
 import { scaleOf } from "./scale.js";
 import { LayerTools, askStat, heatEvents, heatState, joined, metricOf, parted, siteOf } from "./tools.js";
@@ -60,7 +61,7 @@ export class Compare {
   /** Draw anew, in the theme of now. */
   redraw() {
     this.#charts.forEach((chart) => chart.redraw());
-    this.#curve.redraw();
+    return this.show();
   }
 
   /** The runs to compare with, as far as they are there. */
@@ -71,10 +72,10 @@ export class Compare {
   }
 
   #showChoice(info, runs, others) {
-    const colors = runColors([info.name, ...others]);
+    const colors = runColors([info.name, ...others], theme());
     const rest = runs.map(({ name }) => name).filter((name) => name !== info.name && !others.includes(name));
     reselect(this.#add, [["", rest.length ? "choose a run" : "no other run"], ...rest.map((name) => [name, name])], "");
-    const told = JSON.stringify(others);
+    const told = JSON.stringify([others, theme()]);
     if (this.#chosen.dataset.told !== told) {
       this.#chosen.dataset.told = told;
       refill(this.#chosen, others.map((name) => this.#chip(name, colors.get(name), others)));
@@ -125,7 +126,7 @@ export class Compare {
   #showHeat(infos, data, metric) {
     const scale = scaleOf(metric, data.flatMap(({ low, high }) => [low, high]));
     const shared = heatState(this.#app.state);
-    const note = `${metric.title}, on the same scale`;
+    const note = infos.length > 1 ? "all runs are on one scale" : metric.doc;
     infos.forEach(({ name }, i) => this.#chart("run", name).show({ title: name, note, metric, data: data[i], scale, ...shared }));
     infos.slice(1).forEach(({ name }, i) => {
       const [a, b] = [data[0], data[i + 1]];
@@ -145,7 +146,7 @@ export class Compare {
     this.#curve.node.hidden = this.#site.hidden = name === undefined;
     if (name === undefined) return;
     reselect(this.#site, names.map((one) => [one, one]), name);
-    const colors = runColors(infos.map((one) => one.name));
+    const colors = runColors(infos.map((one) => one.name), theme());
     const series = data.map(({ rows, first, last, low, high }, i) => {
       const [from, to] = [rows.indexOf(name) * first.length, (rows.indexOf(name) + 1) * first.length];
       return { name: infos[i].name, first, last, low: low.subarray(from, to), high: high.subarray(from, to), color: colors.get(infos[i].name) };
@@ -154,10 +155,10 @@ export class Compare {
   }
 
   #showFindings(infos) {
-    const colors = runColors(infos.map(({ name }) => name));
+    const colors = runColors(infos.map(({ name }) => name), theme());
     const has = infos.map(({ findings }) => new Set(findings.map(keyOf)));
     const apart = infos.map(({ findings }, i) => sorted(findings.filter((f) => has.some((keys, j) => j !== i && !keys.has(keyOf(f))))));
-    const told = JSON.stringify([infos.map(({ name }) => name), apart]);
+    const told = JSON.stringify([infos.map(({ name }) => name), apart, theme()]);
     if (this.#found.dataset.told === told) return; // what has the focus keeps it
     this.#found.dataset.told = told;
     const part = (info, found) => {

@@ -11,7 +11,7 @@ export const CHARTS = [
   ["Activation scale", ["rms"]],
   ["Dead units", ["dead_fraction"]],
   ["Saturation", ["saturated_fraction"]],
-  ["Mean energy (centering)", ["mean_energy"]],
+  ["Mean energy", ["mean_energy"]],
   ["Zeros and mean gate", ["zero_fraction", "gate_mean"]],
   ["Gradient scale", ["grad_rms"]],
   ["Zero gradient", ["grad_zero_fraction"]],

@@ -6,7 +6,7 @@ import { runColor } from "./color.js";
 import { Compare } from "./compare.js";
 import { dot, h, refill, reselect, select } from "./dom.js";
 import { plural, whole } from "./format.js";
-import { isSeen, onReload, onTheme, theme } from "./host.js";
+import { isSeen, onReload, onTheme, remember, remembered, theme } from "./host.js";
 import { Layer } from "./layer.js";
 import { Overview } from "./overview.js";
 import { ask, isReport } from "./source.js";
@@ -34,7 +34,9 @@ export async function render() {
   dress();
   onTheme(() => {
     dress();
-    pages.get(app.state.view)?.redraw();
+    if (!app.info) return;
+    showBar(shownView());
+    pages.get(shownView())?.redraw();
   });
   document.addEventListener("keydown", keys);
   if (!isReport) listen();
@@ -47,8 +49,8 @@ function build() {
   parts.run = select("Run", [], "", (run) => set({ run, site: "", step: "" }));
   parts.dot = h("span", { class: "runmark" });
   parts.status = h("p", { class: "status", role: "status" });
-  parts.live = h("input", { type: "checkbox", onchange: () => localStorage.setItem("actdiag.live", String(parts.live.checked)) });
-  parts.live.checked = !isReport && localStorage.getItem("actdiag.live") !== "false";
+  parts.live = h("input", { type: "checkbox", onchange: () => remember("live", String(parts.live.checked)) });
+  parts.live.checked = !isReport && remembered("live") !== "false";
   parts.main = h("main", {});
   const live = isReport ? null : h("label", { class: "live" }, parts.live, "Live");
   const bar = h("header", { class: "bar" }, h("h1", {}, "actdiag"), parts.nav, h("div", { class: "row" }, parts.dot, parts.run), parts.status, live);
@@ -60,7 +62,7 @@ const dress = () => (document.documentElement.dataset.theme = theme());
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
   const view = Object.keys(PAGES)[Number(event.key) - 1];
-  const act = pages.get(app.state.view)?.keys?.[event.key] ?? (view ? () => set({ view }) : null);
+  const act = pages.get(shownView())?.keys?.[event.key] ?? (view ? () => set({ view }) : null);
   if (!act) return;
   event.preventDefault();
   act();
@@ -130,10 +132,11 @@ function showFailure({ message }) {
   else refill(parts.main, h("p", { class: "problem", role: "alert" }, message));
 }
 
+const shownView = () => (Object.hasOwn(PAGES, app.state.view) ? app.state.view : "overview");
+
 async function show() {
   if (!app.info) return;
-  const { state } = app;
-  const view = state.view in PAGES ? state.view : "overview";
+  const view = shownView();
   showBar(view);
   if (!pages.has(view)) pages.set(view, new PAGES[view](app));
   const page = pages.get(view);
@@ -148,7 +151,7 @@ function showBar(view) {
   const { runs, info } = app;
   for (const button of parts.nav.children) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
   reselect(parts.run, runs.map(({ name }) => [name, name]), info.name);
-  refill(parts.dot, dot(runColor(info.name)));
+  refill(parts.dot, dot(runColor(info.name, theme())));
   parts.status.textContent = `step ${whole(info.last_step)} · ${plural(info.count, "recorded step")} · ${plural(info.sites.length, "layer")}`;
 }
 

@@ -67,7 +67,7 @@ export class Layer {
     const here = this.#current;
     if (!here) return refill(this.#facts, "This run has no layers.");
     const at = state.step === "" || !Number.isFinite(Number(state.step)) ? null : Number(state.step);
-    this.#showHead(here, at);
+    this.#showHead(here, at, null);
     this.#showFindings(here);
     const query = { run: info.run, monitor: info.monitor, site: here.name, from: state.from || null, to: state.to || null };
     this.node.setAttribute("aria-busy", "true");
@@ -81,11 +81,12 @@ export class Layer {
     this.#showSpread("activation", activation, at);
     this.#showSpread("gradient", gradient, at);
     this.#showUnits(units, at);
+    this.#showHead(here, at, units?.units || null);
     if (curves) this.#showCurves(curves, at);
     this.node.setAttribute("aria-busy", "false");
   }
 
-  #showHead(here, at) {
+  #showHead(here, at, units) {
     const { info, state } = this.#app;
     reselect(this.#site, info.sites.map(({ name, kind }) => [name, `${name} (${kind})`]), here.name);
     this.#reset.hidden = !state.from && !state.to;
@@ -93,7 +94,8 @@ export class Layer {
     this.#next.disabled = here === info.sites.at(-1);
     if (this.#title.textContent !== here.name) this.#title.textContent = here.name;
     const marked = at === null ? "" : `marked: step ${whole(at)}`;
-    this.#facts.textContent = [here.kind, here.role === "layer" ? "" : here.role, marked].filter(Boolean).join(" · ");
+    const role = ["layer", "other", here.kind.toLowerCase()].includes(here.role) ? "" : here.role;
+    this.#facts.textContent = [here.kind, role, units ? plural(units, "unit") : "", marked].filter(Boolean).join(" · ");
   }
 
   #showFindings(here) {

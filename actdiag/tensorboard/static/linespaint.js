@@ -67,6 +67,7 @@ function paintBetween(ctx, at, color) {
 function paintCurve(ctx, at, color) {
   ctx.strokeStyle = color;
   ctx.lineWidth = 1.5;
+  ctx.lineJoin = "round";
   ctx.beginPath();
   at.forEach(({ x, high }, i) => (i ? ctx.lineTo(x, high) : ctx.moveTo(x, high)));
   if (at.length === 1) ctx.lineTo(at[0].x + 1.5, at[0].high);

@@ -14,6 +14,7 @@ import { paintCursor, paintDrag, paintRaster } from "./rasterpaint.js";
 import { hideTip, showTip, showsTip, speak } from "./tip.js";
 
 const DRAG = 6;
+const DOUBLE_MS = 250;
 const FAR = 10;
 const ZOOM = 0.5;
 const EMPTY = {
@@ -32,6 +33,7 @@ export class Raster {
   #drag = null;
   #pointer = null;
   #touched = "";
+  #waiting = 0;
   #keys = {
     ArrowUp: () => this.#move(-1, 0),
     ArrowDown: () => this.#move(1, 0),
@@ -46,8 +48,8 @@ export class Raster {
     f: () => this.#on.fold?.(this.#held().row),
     "+": () => this.#zoomBy(ZOOM),
     "=": () => this.#zoomBy(ZOOM),
-    "-": () => this.#on.zoom?.(null, null),
-    Escape: () => this.#on.zoom?.(null, null),
+    "-": () => this.#unzoom(),
+    Escape: () => this.#unzoom(),
   };
 
   /**
@@ -129,11 +131,11 @@ export class Raster {
   #listen() {
     const on = (type, listener) => this.node.addEventListener(type, listener);
     on("pointermove", (event) => this.#hover(event));
-    on("pointerleave", () => this.#leave());
+    on("pointerleave", ({ pointerType }) => pointerType !== "touch" && this.#leave()); // a finger leaves when it is lifted
     on("pointerdown", (event) => this.#press(event));
     on("pointerup", (event) => this.#release(event));
     on("pointercancel", () => this.#leave());
-    on("dblclick", () => this.#on.zoom?.(null, null));
+    on("dblclick", () => this.#unzoom());
     on("focus", () => this.#drawCursor());
     on("blur", () => this.#leave());
     on("keydown", (event) => this.#type(event));
@@ -213,11 +215,18 @@ export class Raster {
 
   /** A finger has no hovering: its first touch of a cell tells, the second opens. */
   #click(event, { row, column }) {
+    clearTimeout(this.#waiting);
     const here = `${row} ${column}`;
     const told = event.pointerType !== "touch" || this.#touched === here;
     this.#touched = here;
-    if (told) this.#on.open?.(row, column);
-    else this.#hover(event);
+    if (!told) return this.#hover(event);
+    if (!this.#model.zoomed) return this.#on.open?.(row, column);
+    this.#waiting = setTimeout(() => this.#on.open?.(row, column), DOUBLE_MS); // a second click would show all steps
+  }
+
+  #unzoom() {
+    clearTimeout(this.#waiting);
+    this.#on.zoom?.(null, null);
   }
 
   #clickGutter(at) {

@@ -28,17 +28,28 @@ function imageOf({ rows, columns, pixels }) {
   return canvas;
 }
 
+/** Rows whose labels there is room for: the strong ones first, of the others what does not touch a label. */
+export function labelledRows({ rows, rowHeight, strong }) {
+  const apart = Math.max(1, Math.ceil(LABEL / rowHeight));
+  const all = Array.from({ length: rows }, (_, row) => row);
+  const covered = new Uint8Array(rows);
+  const found = [];
+  for (const row of [...all.filter(strong), ...all]) {
+    if (covered[row]) continue;
+    covered.fill(1, Math.max(0, row - apart + 1), row + apart);
+    found.push(row);
+  }
+  return found.sort((a, b) => a - b);
+}
+
 function paintLabels(ctx, { left, top }, { model, letters }, colors) {
-  const every = Math.max(1, Math.ceil(LABEL / model.rowHeight));
-  const labelled = model.labels ?? Array.from({ length: Math.ceil(model.rows / every) }, (_, i) => i * every);
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
-  for (const row of labelled) {
-    const tall = model.labels ? 1 : Math.min(every, model.rows - row);
+  for (const row of model.labels ?? labelledRows(model)) {
     const strong = model.strong(row);
     ctx.font = strong ? `600 ${MONO}` : MONO;
     ctx.fillStyle = strong ? colors.ink : colors.quiet;
-    ctx.fillText(middle(model.label(row), letters), left - GAP, top + (row + tall / 2) * model.rowHeight);
+    ctx.fillText(middle(model.label(row), letters), left - GAP, top + (row + 0.5) * model.rowHeight);
   }
 }
 
