@@ -62,6 +62,10 @@ TAB: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("monitors share a cache", "self.run, self._front, what", "self.run, what"),
         ("a series that is too large is an error of the server", 'if name == "RESOURCE_EXHAUSTED":', "if False:"),
     ],
+    ("tensorboard/details.py", ANSWERS): [
+        ("what a blob holds is taken for that of the next", "if now != before:", "if before is None:"),
+        ("the same bytes mean the same under another schema", "now = schema, blob", "now = 0, blob"),
+    ],
     ("tensorboard/cache.py", SERIES): [
         ("nothing is dropped", "while self._size > self._most:", "while False:"),
         (

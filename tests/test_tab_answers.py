@@ -369,6 +369,15 @@ def test_sites_that_come_and_go_keep_their_own_rows(source: Any) -> None:
     assert get(logs, "units", run="run", site="a")[1]["states"].shape == (4, 4)
 
 
+def test_unit_states_in_the_same_bytes_are_those_of_other_sites_under_another_schema(source: Any) -> None:
+    both = {name: site(i, n=1, unit_states=states) for i, (name, states) in enumerate([("a", "dd"), ("b", "aa")])}
+    swapped = {name: replace(both[name], order=i) for i, name in enumerate("ba")}
+    swapped = {"b": replace(swapped["b"], unit_states="dd"), "a": replace(swapped["a"], unit_states="aa")}
+    logs = source(Events().write([Snapshot(step=0, sites=both), Snapshot(step=1, sites=swapped)]).events)
+    assert get(logs, "units", run="run", site="a")[1]["states"].tolist() == [[4, 1]] * 2
+    assert get(logs, "units", run="run", site="b")[1]["states"].tolist() == [[1, 4]] * 2
+
+
 def test_a_live_run_is_read_again_only_where_something_is_new() -> None:
     snapshots, events = plain_run()
     provider = FakeProvider({"run": events[:4]}, fast=True)

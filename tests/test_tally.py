@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from actdiag import Monitor
 from actdiag.collect.activations import RELU, TANH, ActivationFacts
 from actdiag.collect.finish import finish_parameter, finish_site, total_norms
 from actdiag.collect.layout import arrange
@@ -399,3 +400,27 @@ def test_what_one_rank_wants_left_out_is_left_out_and_the_longest_interval_holds
 def test_ranks_that_speak_of_different_steps_are_not_joined() -> None:
     with pytest.raises(ValueError, match="at different steps: 3, 4"):
         said(word(3), word(4))
+
+
+def test_the_layout_is_added_up_as_often_for_many_sites_as_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each site it would be a square, which a thousand layers feel."""
+    asked: list[int] = []
+
+    def counted(name: str) -> None:
+        given = getattr(Layout, name)
+        monkeypatch.setattr(Layout, name, lambda self: (asked.append(len(self.sites)), given(self))[1])
+
+    counted("units_at")
+    counted("watched_at")
+
+    def times(layers: int) -> int:
+        model = nn.Sequential(*(nn.ReLU() for _ in range(layers)))
+        with Monitor(model, log_every_n_steps=1, watch_every_n_steps=1, max_overhead=None) as monitor:
+            asked.clear()
+            for _ in range(2):
+                model(torch.randn(4, 3, requires_grad=True)).sum().backward()
+                monitor.step()
+            assert monitor.latest is not None and len(monitor.latest.sites) == layers
+        return asked.count(layers)
+
+    assert times(40) == times(5) > 0

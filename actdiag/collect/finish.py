@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actdiag.collect.histogram import finish_histogram
 from actdiag.collect.memory import Known
@@ -21,29 +22,29 @@ def finish_site(tally: Tally, i: int, known: Known, step: int, *, replicas: floa
     """SiteStats of one site. `replicas`: the loss is a mean over so many ranks, so each one's gradient is larger."""
     row = tally.layout.sites[i]
     values: dict[str, Any] = {"n": int(tally.sum_of(i, "elements")), "samples": int(tally.sum_of(i, "samples"))}
+    activation_U, gradient_U = tally.octaves(i)
     with np.errstate(over="ignore", invalid="ignore"):  # the square of a double can be infinite
-        values |= _from_moments(tally, i)
+        values |= {"histogram": finish_histogram(activation_U)} | _from_moments(tally, i)
     values |= _from_gate(tally, i, row.ends)
     scale = float(tally.scale_S[i]) * replicas
-    values |= _from_gradient(tally, i, None if math.isnan(scale) else scale)
+    values |= _from_gradient(tally, i, gradient_U, None if math.isnan(scale) else scale)
     values |= _from_evidence(known, step)
     return SiteStats(kind=row.kind, role=row.role, order=i, **values)
 
 
 def _from_moments(tally: Tally, i: int) -> dict[str, Any]:
     """Layer numbers from unit numbers; None where no element is finite."""
-    bounds = tally.layout.units_at()
-    part = slice(bounds[i], bounds[i + 1])
+    part = slice(tally.units_at[i], tally.units_at[i + 1])
     n_C, mean_C, m2_C = tally.n_C[part], tally.mean_C[part], tally.m2_C[part]
     values: dict[str, Any] = {"units": int(n_C.size), "nonfinite": int(tally.sum_of(i, "nonfinite"))}
-    values["histogram"] = finish_histogram(tally.octaves(i)[0])
     n = float(n_C.sum())
     if n == 0:
         return values
-    mean = float((n_C * mean_C).sum() / n)
-    variance = float((m2_C.sum() + (n_C * np.square(mean_C - mean)).sum()) / n)
-    seen = n_C > 0
-    energy = float((m2_C[seen] / n_C[seen] + mean_C[seen] ** 2).sum())
+    mean = float(n_C @ mean_C) / n
+    variance = (float(m2_C.sum()) + float(n_C @ np.square(mean_C - mean))) / n
+    # Of a unit without a finite element mean and m2 are 0: it adds nothing, whatever it is divided by.
+    squares = float(np.square(mean_C).sum())
+    energy = float((m2_C / np.maximum(n_C, 1)).sum()) + squares
     return values | {
         "mean": mean,
         "std": math.sqrt(variance),
@@ -51,7 +52,7 @@ def _from_moments(tally: Tally, i: int) -> dict[str, Any]:
         "low": float(tally.low_S[i]),
         "high": float(tally.high_S[i]),
         "zero_fraction": tally.sum_of(i, "zeros") / n,
-        "mean_energy": float((mean_C[seen] ** 2).sum()) / energy if energy > 0 else None,
+        "mean_energy": squares / energy if energy > 0 else None,
     }
 
 
@@ -68,12 +69,12 @@ def _from_gate(tally: Tally, i: int, ends: str) -> dict[str, Any]:
     return values
 
 
-def _from_gradient(tally: Tally, i: int, scale: float | None) -> dict[str, Any]:
+def _from_gradient(tally: Tally, i: int, counts_U: NDArray[np.int64], scale: float | None) -> dict[str, Any]:
     if not tally.sum_of(i, "gradients"):
         return {}
     n = tally.sum_of(i, "grad_n")
     values: dict[str, Any] = {"grad_nonfinite": int(tally.sum_of(i, "grad_nonfinite"))}
-    histogram = finish_histogram(tally.octaves(i)[1])
+    histogram = finish_histogram(counts_U)
     if histogram is not None and scale is not None:
         values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(scale)))
     if n == 0:

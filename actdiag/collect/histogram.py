@@ -6,6 +6,8 @@ are cut to the 31 octaves below the largest magnitude, with everything smaller i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -49,7 +51,7 @@ def stride_of(n: int) -> int:
     return stride
 
 
-def finish_histogram(counts: NDArray[np.float64]) -> Histogram | None:
+def finish_histogram(counts: NDArray[Any]) -> Histogram | None:
     """The 63 buckets around zero of 512 exponent counters; None if no finite value was counted."""
     grid = counts.astype(np.int64).reshape(2, _EXPONENTS)[:, :-1]  # exponent 255 holds NaN and infinity
     magnitudes = grid.sum(0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ SUMS = (
     "gradients", "grad_n", "grad_squares", "grad_zeros", "grad_nonfinite",
 )  # fmt: skip
 """Columns of `sums_SK`. `ran`, `gates` and `gradients` count the ranks that have moments, gates, a gradient."""
+_COLUMN = {name: column for column, name in enumerate(SUMS)}
 VALUES = ("weight", "grad", "clipped", "zeros", "elements", "update", "base")
 """Columns of `values_PV`: squares of weights, of the gradient before and after clipping, of update and base; zeros
 and elements of the gradient."""
@@ -140,9 +142,19 @@ class Tally:
             flags_PF=np.zeros((p, len(FLAGS)), np.bool_),
         )
 
+    @cached_property
+    def units_at(self) -> list[int]:
+        """`layout.units_at()`, added up once: it is asked for at every site."""
+        return self.layout.units_at()
+
+    @cached_property
+    def watched_at(self) -> list[int]:
+        """`layout.watched_at()`, added up once."""
+        return self.layout.watched_at()
+
     def sum_of(self, site: int, name: str) -> float:
         """One of the sums of a site."""
-        return float(self.sums_SK[site, SUMS.index(name)])
+        return float(self.sums_SK[site, _COLUMN[name]])
 
     def octaves(self, site: int) -> NDArray[np.int64]:
         """All octave counters of the activation and the gradient of a site, [2, BINS]."""
@@ -155,6 +167,5 @@ class Tally:
         times = self.times[site]
         if times is None:
             return None
-        at = self.layout.watched_at()
-        part = slice(at[site], at[site + 1])
+        part = slice(self.watched_at[site], self.watched_at[site + 1])
         return Openings(times[0], times[1], self.opens_W[part], self.last_W[part])

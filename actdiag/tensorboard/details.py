@@ -91,14 +91,23 @@ def _at_site(
     steps: NDArray[Any],
     decode: Callable[[Blob, int, int], Found | None],
 ) -> Iterator[Found | None]:
-    """What each blob holds of one site; None where it holds nothing, or is damaged."""
-    index_of = [
-        {int(place): i for i, place in enumerate(rows)}.get(row) for rows in timeline.sites.rows
-    ]  # its place in each schema
+    """What each blob holds of one site; None where it holds nothing, or is damaged.
+
+    Most blobs repeat the one before: the states of units change rarely.
+    """
+    index_of = [{int(place): i for i, place in enumerate(rows)}.get(row) for rows in timeline.sites.rows]
+    before: tuple[int, bytes] | None = None
+    found: Found | None = None
     for i in steps.tolist():
         schema, blob = int(timeline.schema_T[i]), blobs[i]
         index = index_of[schema] if schema >= 0 else None
-        yield None if blob is None or index is None else _tried(decode, blob, len(timeline.sites.rows[schema]), index)
+        if blob is None or index is None:
+            yield None
+            continue
+        now = schema, blob.tobytes()
+        if now != before:
+            before, found = now, _tried(decode, blob, len(timeline.sites.rows[schema]), index)
+        yield found
 
 
 def _tried(decode: Callable[[Blob, int, int], Found | None], blob: Blob, n: int, index: int) -> Found | None:

@@ -35,7 +35,7 @@ _EVERY = (1 << 31) - 1
 _SCHEMA = re.compile(rf"((?:[A-Za-z0-9_.-]*\.)?){re.escape(tags.SCHEMA)}")
 _AT_EVERY_STEP = (tags.STAT + "n", tags.PARAMETER + "state")
 """A recorded step with sites has the first, one without sites may have the second."""
-_LARGEST_TEXT = 1 << 22
+_LARGEST_TEXT = 1 << 24
 
 
 @dataclass(frozen=True)

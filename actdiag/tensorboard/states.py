@@ -43,8 +43,10 @@ def unit_map(lines: Iterable[str | None], steps_T: NDArray[np.int64], edges: NDA
     c = len(edges) - 1
     found = UnitMap(np.zeros((0, c), np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.int64))
     column_T = np.repeat(np.arange(c), np.diff(edges))
+    before: tuple[int, str] | None = None
     for column, step, line in zip(column_T.tolist(), steps_T.tolist(), lines, strict=True):
-        if line is not None:
+        if line is not None and (column, line) != before:
+            before = column, line
             rank = _RANK[np.frombuffer(line.encode("latin-1", "replace"), np.uint8)]
             found = _wide_enough(found, len(rank))
             _add(found, column, step, rank)
