@@ -5,6 +5,7 @@ File and tests -> (what, original, replacement)."""
 from __future__ import annotations
 
 _STATIC, _MODULES, _SCREEN = "tensorboard/static/", "test_tab_modules", "test_tab_screen"
+_HANDS, _VALUES = "test_tab_hands", "test_tab_values"
 
 _EDITS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("tree.js", _MODULES): [
@@ -34,30 +35,28 @@ _EDITS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("save.js", _MODULES): [("a spreadsheet runs names of layers", "/^[=+@\\t\\r]/.test(text) ||", "")],
     ("state.js", _MODULES): [("other tabs' parts of the address are lost", "part && !part.startsWith(FRONT)", "!part")],
     ("rasterpaint.js", _MODULES): [("labels lie upon each other", "covered.fill(1, Math", "covered.fill(0, Math")],
-    ("plane.js", _SCREEN): [
+    ("plane.js", _VALUES): [
         ("the mouse is a cell further", "Math.floor(((x - this.left)", "Math.round(((x - this.left)"),
         ("labels are cut", "Math.floor(room / LETTER + 1e-6)", "Math.floor(room / LETTER) - 2"),
     ],
-    ("heat.js", _SCREEN): [
+    ("heat.js", _VALUES): [
         ("the tooltip tells the first step", "const at = row * columns + column;", "const at = row * columns;"),
     ],
-    ("legend.js", _SCREEN): [
+    ("legend.js", _VALUES): [
         ("the legend is turned around", "flipped ? width - 1 - i : i", "flipped ? i : width - 1 - i")
     ],
-    ("raster.js", _SCREEN): [
+    ("raster.js", _HANDS): [
         ("the cursor slides when a module is folded", "this.#model.rowOf(was.keyOf(row))", "row"),
         ("a drag that becomes a scroll is stuck", 'on("pointercancel", () => this.#leave());', ""),
         ("a finger opens what it cannot read", 'event.pointerType !== "touch" ||', "true ||"),
     ],
-    ("index.js", _SCREEN): [
-        ("a tooltip outlives its page", "  hideTip();\n", ""),
-        ("what is not live asks", "parts.live.checked && isSeen()", "isSeen()"),
-    ],
-    ("tools.js", _SCREEN): [("a parameter leads nowhere", "return owner ?? info", "return info")],
-    ("findings.js", _SCREEN): [
+    ("index.js", _SCREEN): [("what is not live asks", "parts.live.checked && isSeen()", "isSeen()")],
+    ("index.js", _HANDS): [("a tooltip outlives its page", "  hideTip();\n", "")],
+    ("tools.js", _VALUES): [("a parameter leads nowhere", "return owner ?? info", "return info")],
+    ("findings.js", _VALUES): [
         ("what is over comes first", "f.resolved_step === null ? 10 : 0", "f.resolved_step === null ? 0 : 10")
     ],
-    ("style.css", _SCREEN): [("a narrow window is scrolled", "minmax(min(100%, 440px), 1fr)", "minmax(440px, 1fr)")],
+    ("style.css", _HANDS): [("a narrow window is scrolled", "minmax(min(100%, 440px), 1fr)", "minmax(440px, 1fr)")],
 }
 
 SCREEN = {(_STATIC + file, tests): edits for (file, tests), edits in _EDITS.items()}

@@ -116,6 +116,12 @@ def finding(rule: str, layer: str, step: int, severity: str = "warning", **more:
 
 
 ACT, LAST_ACT = "blocks.1.act", "blocks.2.act"
+VIEWS: dict[str, dict[str, object]] = {
+    "overview": {},
+    "layer": {"site": ACT, "step": 200},
+    "compare": {"vs": "healthy"},
+}
+"""Each page of the tab, and what it is to show."""
 
 
 def sick(folder: Path) -> Path:

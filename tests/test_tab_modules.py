@@ -103,6 +103,11 @@ def test_brackets_stand_around_the_layers_of_a_module(run: Run) -> None:
 
 
 @in_a_browser
+def test_a_module_around_all_layers_is_not_folded(run: Run) -> None:
+    assert run("tree", "[...m.groups(a)]", ["net.a.x", "net.a.y", "net.b"]) == [["net.a", [0, 1]]]
+
+
+@in_a_browser
 def test_a_folded_row_holds_the_least_and_the_most_of_its_layers(run: Run) -> None:
     nan, inf = math.nan, math.inf
     low = [[1.0, nan, nan, -inf], [2.0, 5.0, nan, 0.0], [0.5, 7.0, nan, 3.0]]
@@ -129,7 +134,8 @@ def test_numbers_of_a_csv_are_read_back_exactly(run: Run) -> None:
     texts = run("format", "a.map((v) => m.exact(Math.fround(v)))", [float(value) for value in values])
     np.testing.assert_array_equal(np.array([float(text) for text in texts], np.float32), values)
     assert run("format", "[NaN, Infinity, -Infinity].map(m.exact)") == ["", "Infinity", "-Infinity"]
-    assert run("format", "m.exact(Math.fround(0.1))") == "0.1", "as few digits as tell it apart"
+    few = run("format", "[0.1, 1 / 3].map((v) => m.exact(Math.fround(v)))")
+    assert few == ["0.1", "0.33333334"], "as few digits as tell it apart"
 
 
 @in_a_browser
