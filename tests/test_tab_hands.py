@@ -26,6 +26,10 @@ def test_nobody_is_shut_out_of_a_page(open_tab: Open, view: str, theme: str) -> 
         summary.click()
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     assert axe(page) == []
+    for toggle in page.get_by_role("button", name="Table", exact=True).all():
+        if toggle.is_visible():
+            toggle.click()
+    assert axe(page) == [], "with tables in the place of charts"
 
 
 def tabbed(page: Any) -> list[str]:
