@@ -53,7 +53,7 @@ _EDITS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("index.js", _SCREEN): [("what is not live asks", "parts.live.checked && isSeen()", "isSeen()")],
     ("index.js", _HANDS): [("a tooltip outlives its page", "  hideTip();\n", "")],
     ("tools.js", _VALUES): [("a parameter leads nowhere", "return owner ?? info", "return info")],
-    ("findings.js", _VALUES): [
+    ("findings.js", _MODULES): [
         ("what is over comes first", "f.resolved_step === null ? 10 : 0", "f.resolved_step === null ? 0 : 10")
     ],
     ("style.css", _HANDS): [("a narrow window is scrolled", "minmax(min(100%, 440px), 1fr)", "minmax(440px, 1fr)")],

@@ -85,6 +85,14 @@ def test_the_keyboard_alone_leads_from_a_finding_to_its_cell_and_to_its_layer(op
     assert tip(page.locator("body")) == {}, "a tooltip belongs to its chart"
 
 
+def test_a_tooltip_goes_with_its_page(open_tab: Open) -> None:
+    page = open_tab(run="sick", metric="rms")
+    assert heat_of(page, len(LAYERS), len(STEPS)).hover(4, 20)
+    page.keyboard.press("3")
+    see(page, "Choose a run to compare with.")
+    assert tip(page.locator("body")) == {}
+
+
 def test_f_folds_the_module_around_the_cursor_and_unfolds_it_again(open_tab: Open) -> None:
     page = open_tab(run="sick", metric="rms")
     raster = page.locator(".overview .raster")
@@ -239,10 +247,15 @@ def test_an_address_that_fits_nothing_shows_something_sensible(
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_narrow_window_is_not_scrolled_sideways(open_tab: Open, view: str) -> None:
     page = open_tab({"viewport": {"width": 480, "height": 800}}, run="sick", view=view, **VIEWS[view])
-    assert page.evaluate("document.documentElement.scrollWidth") == 480
-    outside = page.evaluate(
-        """() => [...document.querySelectorAll("main *")]
-        .filter((node) => node.offsetParent && !node.closest(".table, pre, .spoken, svg"))
-        .filter((node) => node.getBoundingClientRect().right > 481).map((node) => node.className || node.tagName)"""
-    )
-    assert outside == []
+    for width in (480, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("() => new Promise(requestAnimationFrame)")
+        outside = page.evaluate(
+            """(width) => [...document.querySelectorAll("header *, main *")]
+            .filter((node) => node.offsetParent && !node.closest(".table, pre, .spoken, svg"))
+            .filter((node) => node.getBoundingClientRect().right > width + 1)
+            .map((node) => `${node.tagName} ${node.className} ${node.textContent.slice(0, 40)}`)""",
+            width,
+        )
+        assert outside == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width

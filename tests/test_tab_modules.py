@@ -267,12 +267,23 @@ def test_runs_beside_each_other_have_colors_of_their_own(run: Run) -> None:
 
 
 @in_a_browser
-def test_labels_keep_apart_and_folded_modules_always_have_one(run: Run) -> None:
+def test_labels_keep_apart_and_those_of_folded_modules_come_first(run: Run) -> None:
     script = "m.labelledRows({ rows: a[0], rowHeight: a[1], strong: (row) => a[2].includes(row) })"
     assert run("rasterpaint", script, [4, 20, []]) == [0, 1, 2, 3]
     assert run("rasterpaint", script, [10, 4, []]) == [0, 4, 8]
     assert run("rasterpaint", script, [10, 4, [5]]) == [0, 5, 9]
     assert run("rasterpaint", script, [0, 4, []]) == []
+
+
+@in_a_browser
+def test_findings_are_told_open_before_over_the_worst_and_the_newest_first(run: Run) -> None:
+    told = [("warning", 9, None), ("error", 5, 7), ("info", 20, None), ("error", 1, None), ("error", 3, None)]
+    findings = [
+        {"severity": severity, "step": step, "resolved_step": over, "layer": "x", "rule": "r"}
+        for severity, step, over in told
+    ]
+    found = run("findings", "m.sorted(a).map((f) => [f.severity, f.step])", findings)
+    assert found == [["error", 3], ["error", 1], ["warning", 9], ["info", 20], ["error", 5]]
 
 
 # Comparing ----------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def test_the_tab_opens_by_a_click_and_shows_what_was_logged(open_page: Open, boa
     assert frame.evaluate("document.title") and frame.evaluate("document.documentElement.lang") == "en"
 
 
+@pytest.mark.slow
 def test_a_link_opens_the_tab_as_its_sender_saw_it(open_page: Open, board: Board) -> None:
     page = open_page(board.url(run="sick", view="layer", site=runs.ACT, step=200))
     frame = settled(tab_in(page))

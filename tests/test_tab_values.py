@@ -182,6 +182,7 @@ def test_every_chart_is_a_table_too(open_tab: Open, view: str) -> None:
         assert panel.locator(".raster, .lines").is_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("view", "chart"), [("layer", 0), ("layer", 2), ("layer", 3), ("compare", 2), ("compare", 3)])
 def test_every_kind_of_chart_is_a_file_too(open_tab: Open, view: str, chart: int) -> None:
     page = open_tab(run="sick", view=view, **VIEWS[view])

@@ -49,7 +49,8 @@ function paintLabels(ctx, { left, top }, { model, letters }, colors) {
     const strong = model.strong(row);
     ctx.font = strong ? `600 ${MONO}` : MONO;
     ctx.fillStyle = strong ? colors.ink : colors.quiet;
-    ctx.fillText(middle(model.label(row), letters), left - GAP, top + (row + 0.5) * model.rowHeight);
+    const y = Math.max((row + 0.5) * model.rowHeight, LABEL / 2 - 1); // the first of thin rows would be cut off
+    ctx.fillText(middle(model.label(row), letters), left - GAP, top + y);
   }
 }
 
