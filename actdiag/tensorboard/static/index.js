@@ -23,6 +23,7 @@ const infos = new Map();
 const pages = new Map();
 const parts = {};
 let turn = 0;
+let shown = "";
 let dirty = false;
 
 /** Build the page and begin. */
@@ -105,14 +106,15 @@ async function refresh() {
   try {
     const { runs, problem } = await ask("runs");
     if (mine !== turn) return;
-    const same = app.info !== null && JSON.stringify(runs) === JSON.stringify(app.runs);
+    const told = JSON.stringify(runs);
     app.runs = runs;
     if (!runs.length) return showNothing(problem);
     const chosen = runs.find(({ name }) => name === app.state.run) ?? runs[0];
-    if (same && chosen.name === app.info.name && !parts.failed) return;
-    app.info = await infoOf(chosen.name);
-    if (mine !== turn) return;
-    parts.failed = false;
+    if (told === shown && chosen.name === app.info?.name) return;
+    const info = await infoOf(chosen.name);
+    if (mine !== turn) return; // a later look shows it
+    app.info = info;
+    shown = told;
     await show();
   } catch (error) {
     if (mine === turn) showFailure(error);
@@ -121,13 +123,14 @@ async function refresh() {
 
 function showNothing(problem) {
   app.info = null;
+  shown = "";
   parts.status.textContent = "";
   refill(parts.main, nothing(problem));
 }
 
 /** What was there stays: it is still true. */
 function showFailure({ message }) {
-  parts.failed = true;
+  shown = "";
   if (app.info) parts.status.textContent = message;
   else refill(parts.main, h("p", { class: "problem", role: "alert" }, message));
 }
