@@ -11,10 +11,10 @@ demo: $(READY)          ## train the demo's networks and print the report
 test: lint quick        ## what every commit passes: checks and the default suite
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 slow: $(READY)          ## what takes longer: whole demos, fresh environments, a browser
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

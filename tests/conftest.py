@@ -9,6 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.screen import board as board
+from tests.screen import browser as browser
+from tests.screen import logs as logs
+from tests.screen import open_page as open_page
+from tests.screen import open_tab as open_tab
+from tests.screen import python as python
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -21,6 +21,7 @@ from mutants_kernel import KERNEL
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
+from mutants_screen import SCREEN
 from mutants_start import START
 from mutants_tab import TAB
 from mutants_triton import TRITON
@@ -214,7 +215,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for tables in (GLANCE, START, KERNEL, TAB, TRITON, DOORS)
+    for tables in (GLANCE, START, KERNEL, TAB, SCREEN, TRITON, DOORS)
     for (file, tests), edits in tables.items()
     for edit in edits
 ]
@@ -225,7 +226,8 @@ def survives(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         for part in ("actdiag", "tests"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        for part in ("pyproject.toml", "README.md", "LICENSE"):  # what a wheel is built of
+            shutil.copy(ROOT / part, folder)
         path = Path(folder) / "actdiag" / mutant.file
         text = path.read_text()
         if mutant.old not in text:

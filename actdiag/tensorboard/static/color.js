@@ -98,11 +98,28 @@ export const UNIT_COLORS = {
   ],
 };
 
-const RUN_COLORS = ["#2f63a8", "#b5562a", "#3f8f63", "#8a4fa3", "#a8892f", "#2f8fa8", "#a83f5f", "#5f6b78"];
+const RUN_COLORS = {
+  light: ["#2f63a8", "#b5562a", "#3f8f63", "#8a4fa3", "#94761f", "#2f8fa8", "#a83f5f", "#5f6b78"],
+  dark: ["#84b1ea", "#eb9a6e", "#6fbf92", "#c795dd", "#d3b65a", "#6cc3da", "#e585a2", "#a9b4c0"],
+};
 
 /** The color of a run: made of its name, so that it is the same in every window and on every day. */
-export function runColor(name) {
+export const runColor = (name, theme) => RUN_COLORS[theme][placeOf(name)];
+
+/** Colors of runs beside each other, name -> color: each its own, unless an earlier one has it already. */
+export function runColors(names, theme) {
+  const colors = RUN_COLORS[theme];
+  const found = new Map();
+  for (const name of names) {
+    const order = colors.map((_, i) => colors[(placeOf(name) + i) % colors.length]);
+    const taken = new Set(found.values());
+    found.set(name, order.find((color) => !taken.has(color)) ?? order[0]);
+  }
+  return found;
+}
+
+function placeOf(name) {
   let sum = 2166136261;
   for (const letter of name) sum = Math.imul(sum ^ letter.codePointAt(0), 16777619) >>> 0;
-  return RUN_COLORS[sum % RUN_COLORS.length];
+  return sum % RUN_COLORS.light.length;
 }

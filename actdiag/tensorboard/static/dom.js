@@ -66,3 +66,10 @@ export function mark(severity) {
   };
   return s("svg", { class: `mark ${severity}`, viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true" }, shapes[severity]);
 }
+
+/** A dot in the color of a run. */
+export function dot(color) {
+  const node = h("i", { class: "dot", "aria-hidden": "true" });
+  node.style.background = color;
+  return node;
+}

@@ -6,8 +6,11 @@ import { s } from "./dom.js";
 import { whole } from "./format.js";
 import { nice } from "./scale.js";
 
+/** The text of charts. */
 export const FONT = "11px Roboto, system-ui, sans-serif";
+/** The names of layers in charts. */
 export const MONO = "11px ui-monospace, 'Roboto Mono', Menlo, Consolas, monospace";
+/** Height of the axis of steps. */
 export const AXIS = 26;
 
 /** Size a canvas in CSS pixels, sharp on every screen; its cleared context. */
@@ -84,7 +87,10 @@ export function svgContext(width, height, background) {
     moveTo: (x, y) => (path += `M${round(x)} ${round(y)}`),
     lineTo: (x, y) => (path += `L${round(x)} ${round(y)}`),
     closePath: () => (path += "Z"),
-    stroke: () => root.append(s("path", { d: path, fill: "none", stroke: ctx.strokeStyle, "stroke-width": ctx.lineWidth, "stroke-dasharray": ctx.dash.join(" ") || null })),
+    stroke: () => {
+      const dash = ctx.dash.join(" ") || null;
+      root.append(s("path", { d: path, fill: "none", stroke: ctx.strokeStyle, "stroke-width": ctx.lineWidth, "stroke-dasharray": dash }));
+    },
     fill: () => root.append(s("path", { d: path, fill: ctx.fillStyle })),
     fillRect: (x, y, w, h) => root.append(s("rect", { x: round(x), y: round(y), width: round(w), height: round(h), fill: ctx.fillStyle })),
     fillText: (text, x, y) => root.append(textNode(ctx, text, x, y)),

@@ -22,7 +22,7 @@ export function number(value) {
 
 /** A share as a percentage: 0 and 100 only if it is exactly that. */
 export function percent(value) {
-  if (!(value >= 0 && value <= 1)) return number(value);
+  if (typeof value !== "number" || !(value >= 0 && value <= 1)) return number(value);
   if (value === 0 || value === 1) return `${value * 100} %`;
   return `${Math.min(Math.max(value * 100, 0.1), 99.9).toFixed(1)} %`;
 }
@@ -63,3 +63,9 @@ export function middle(text, most) {
 
 /** A rule's slug as words. */
 export const titleOf = (slug) => slug.replaceAll("-", " ").replace(/^./, (c) => c.toUpperCase());
+
+/** About `n` of so many columns, evenly, the last always. */
+export function spread(columns, n) {
+  const many = Math.min(columns, n);
+  return Array.from({ length: many }, (_, i) => Math.round(((i + 1) * columns) / many) - 1);
+}

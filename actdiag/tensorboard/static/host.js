@@ -27,6 +27,24 @@ function hostBody() {
 /** Whether anybody can see us: a tab that is not in front keeps its frame, without a height. */
 export const isSeen = () => window.innerHeight > 0 && document.visibilityState === "visible";
 
+/** What this browser remembers of a choice; null where it remembers nothing, or may not. */
+export function remembered(name) {
+  try {
+    return localStorage.getItem(`actdiag.${name}`);
+  } catch {
+    return null; // storage is forbidden
+  }
+}
+
+/** Remember a choice, where that is allowed. */
+export function remember(name, value) {
+  try {
+    localStorage.setItem(`actdiag.${name}`, value);
+  } catch {
+    // storage is forbidden, or full: the choice holds until the page is left
+  }
+}
+
 /** Call back when TensorBoard has reloaded its data. Its messages are JSON on a channel that the guest opens. */
 export function onReload(callback) {
   if (window.parent === window) return;

@@ -2,18 +2,20 @@
  * The tab: which run, which page, and when there is something new. TensorBoard imports this module and calls render().
  */
 
-import { compare, dot } from "./compare.js";
-import { h, refill, reselect, select } from "./dom.js";
+import { runColor } from "./color.js";
+import { Compare } from "./compare.js";
+import { dot, h, refill, reselect, select } from "./dom.js";
 import { plural, whole } from "./format.js";
-import { isSeen, onReload, onTheme, theme } from "./host.js";
-import { layer } from "./layer.js";
-import { overview } from "./overview.js";
+import { isSeen, onReload, onTheme, remember, remembered, theme } from "./host.js";
+import { Layer } from "./layer.js";
+import { Overview } from "./overview.js";
 import { ask, isReport } from "./source.js";
 import * as address from "./state.js";
-import { nodes as tipNodes } from "./tip.js";
+import { hideTip, nodes as tipNodes } from "./tip.js";
 
 const POLL_MS = 5000;
-const PAGES = { overview: ["Overview", overview], layer: ["Layer", layer], compare: ["Compare", compare] };
+const PAGES = { overview: Overview, layer: Layer, compare: Compare };
+const TITLES = { overview: "Overview", layer: "Layer", compare: "Compare" };
 
 /** What the pages see: state of the address, the runs, the run that is looked at. */
 const app = { state: address.read(), runs: [], info: null, set, infoOf };
@@ -21,6 +23,7 @@ const infos = new Map();
 const pages = new Map();
 const parts = {};
 let turn = 0;
+let shown = "";
 let dirty = false;
 
 /** Build the page and begin. */
@@ -32,7 +35,9 @@ export async function render() {
   dress();
   onTheme(() => {
     dress();
-    pages.get(app.state.view)?.redraw();
+    if (!app.info) return;
+    showBar(shownView());
+    pages.get(shownView())?.redraw();
   });
   document.addEventListener("keydown", keys);
   if (!isReport) listen();
@@ -40,26 +45,28 @@ export async function render() {
 }
 
 function build() {
-  parts.nav = h("nav", { "aria-label": "Pages" }, Object.entries(PAGES).map(([view, [title]]) => h("button", { class: "tab", "data-view": view, onclick: () => set({ view }) }, title)));
+  const button = ([view, title]) => h("button", { class: "tab", "data-view": view, onclick: () => set({ view }) }, title);
+  parts.nav = h("nav", { "aria-label": "Pages" }, Object.entries(TITLES).map(button));
   parts.run = select("Run", [], "", (run) => set({ run, site: "", step: "" }));
   parts.dot = h("span", { class: "runmark" });
   parts.status = h("p", { class: "status", role: "status" });
-  parts.live = h("input", { type: "checkbox", onchange: () => localStorage.setItem("actdiag.live", String(parts.live.checked)) });
-  parts.live.checked = localStorage.getItem("actdiag.live") !== "false";
+  parts.live = h("input", { type: "checkbox", onchange: () => remember("live", String(parts.live.checked)) });
+  parts.live.checked = !isReport && remembered("live") !== "false";
   parts.main = h("main", {});
   const live = isReport ? null : h("label", { class: "live" }, parts.live, "Live");
-  parts.bar = h("header", { class: "bar" }, h("h1", {}, "actdiag"), parts.nav, h("div", { class: "row" }, parts.dot, parts.run), parts.status, live);
-  refill(document.body, parts.bar, parts.main, tipNodes);
+  const bar = h("header", { class: "bar" }, h("h1", {}, "actdiag"), parts.nav, h("div", { class: "row" }, parts.dot, parts.run), parts.status, live);
+  refill(document.body, bar, parts.main, tipNodes);
 }
 
 const dress = () => (document.documentElement.dataset.theme = theme());
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-  const found = pages.get(app.state.view)?.keys?.[event.key] ?? { 1: () => set({ view: "overview" }), 2: () => set({ view: "layer" }), 3: () => set({ view: "compare" }) }[event.key];
-  if (!found) return;
+  const view = Object.keys(PAGES)[Number(event.key) - 1];
+  const act = pages.get(shownView())?.keys?.[event.key] ?? (view ? () => set({ view }) : null);
+  if (!act) return;
   event.preventDefault();
-  found();
+  act();
 }
 
 /** Look for something new every few seconds while somebody looks, and when TensorBoard has reloaded. */
@@ -75,9 +82,10 @@ function listen() {
 
 /** Change the state, in the address too, and show it. */
 function set(changes) {
+  hideTip();
   app.state = { ...app.state, ...changes };
   address.write(app.state);
-  if ("run" in changes) refresh();
+  if ("run" in changes && changes.run !== app.info?.name) refresh();
   else show();
 }
 
@@ -91,38 +99,63 @@ async function infoOf(name) {
   return info;
 }
 
+/** Look for runs and for what is new in them; what is as it was is left alone. */
 async function refresh() {
   dirty = false;
   const mine = ++turn;
   try {
     const { runs, problem } = await ask("runs");
     if (mine !== turn) return;
+    const told = JSON.stringify(runs);
     app.runs = runs;
-    if (!runs.length) return refill(parts.main, nothing(problem));
+    if (!runs.length) return showNothing(problem);
     const chosen = runs.find(({ name }) => name === app.state.run) ?? runs[0];
-    app.info = await infoOf(chosen.name);
-    if (mine === turn) await show();
+    if (told === shown && chosen.name === app.info?.name) return;
+    const info = await infoOf(chosen.name);
+    if (mine !== turn) return; // a later look shows it
+    app.info = info;
+    shown = told;
+    await show();
   } catch (error) {
-    if (app.info) parts.status.textContent = error.message;
-    else refill(parts.main, h("p", { class: "problem", role: "alert" }, error.message));
+    if (mine === turn) showFailure(error);
   }
 }
 
+function showNothing(problem) {
+  app.info = null;
+  shown = "";
+  parts.status.textContent = "";
+  refill(parts.main, nothing(problem));
+}
+
+/** What was there stays: it is still true. */
+function showFailure({ message }) {
+  shown = "";
+  if (app.info) parts.status.textContent = message;
+  else refill(parts.main, h("p", { class: "problem", role: "alert" }, message));
+}
+
+const shownView = () => (Object.hasOwn(PAGES, app.state.view) ? app.state.view : "overview");
+
 async function show() {
   if (!app.info) return;
-  const { state, runs, info } = app;
-  const view = state.view in PAGES ? state.view : "overview";
-  for (const button of parts.nav.children) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
-  reselect(parts.run, runs.map(({ name }) => [name, name]), info.name);
-  refill(parts.dot, dot(info.name));
-  parts.status.textContent = `step ${whole(info.last_step)} · ${plural(info.count, "recorded step")} · ${plural(info.sites.length, "layer")}`;
-  if (!pages.has(view)) pages.set(view, PAGES[view][1](app));
+  const view = shownView();
+  showBar(view);
+  if (!pages.has(view)) pages.set(view, new PAGES[view](app));
   const page = pages.get(view);
   if (parts.main.firstChild !== page.node) {
     refill(parts.main, page.node);
     window.scrollTo(0, 0);
   }
   await page.show();
+}
+
+function showBar(view) {
+  const { runs, info } = app;
+  for (const button of parts.nav.children) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
+  reselect(parts.run, runs.map(({ name }) => [name, name]), info.name);
+  refill(parts.dot, dot(runColor(info.name, theme())));
+  parts.status.textContent = `step ${whole(info.last_step)} · ${plural(info.count, "recorded step")} · ${plural(info.sites.length, "layer")}`;
 }
 
 /** What to do where no run has written anything. */

@@ -8,21 +8,38 @@ import { FONT, prepare } from "./draw.js";
 import { theme } from "./host.js";
 import { healthyWords } from "./scale.js";
 
+/** Height of a legend. */
 export const LEGEND = 46;
 const BAR = 10;
 const TOP = 16;
+const MOST_WIDTH = 340;
+const SWATCHES = 190;
 
-/** A canvas that shows a scale. `paint(ctx, x, y, width)` draws the same elsewhere. */
-export function legend() {
-  const canvas = h("canvas", { role: "img" });
-  const node = h("div", { class: "legend" }, canvas);
-  let scale = null;
+/** A canvas that shows a scale. */
+export class Legend {
+  #canvas = h("canvas", { role: "img" });
+  #scale = null;
 
-  function paint(ctx, x, y, width) {
+  constructor() {
+    this.node = h("div", { class: "legend" }, this.#canvas);
+    new ResizeObserver(() => this.#draw()).observe(this.node);
+  }
+
+  /** Show a scale. */
+  show(scale) {
+    this.#scale = scale;
+    const label = `Scale from ${scale.ticks[0].text} to ${scale.ticks.at(-1).text}. ${healthyWords(scale.metric)}`;
+    this.#canvas.setAttribute("aria-label", label);
+    this.#draw();
+  }
+
+  /** Draw it at a place of any canvas. */
+  paint(ctx, x, y, width) {
+    const scale = this.#scale;
     if (!scale) return;
     const colors = THEMES[theme()];
-    const bar = Math.min(340, width - 190);
-    drawBar(ctx, x, y + TOP, bar);
+    const bar = Math.min(MOST_WIDTH, width - SWATCHES);
+    paintBar(ctx, x, y + TOP, bar, scale);
     ctx.font = FONT;
     ctx.textBaseline = "top";
     ctx.fillStyle = colors.quiet;
@@ -30,51 +47,40 @@ export function legend() {
       ctx.textAlign = at < 0.02 ? "left" : at > 0.98 ? "right" : "center";
       ctx.fillText(text, x + at * bar, y + TOP + BAR + 5);
     }
-    if (scale.healthy) drawHealthy(ctx, x, y + TOP, bar, colors);
+    if (scale.healthy) paintHealthy(ctx, x, y + TOP, bar, scale, colors);
     drawSwatch(ctx, x + bar + 24, y + TOP, SPECIAL[theme()].none, "not applicable", colors);
     drawSwatch(ctx, x + bar + 24, y + TOP + 16, SPECIAL[theme()].infinite, "not finite", colors);
   }
 
-  function drawBar(ctx, x, y, width) {
-    const pixels = ramp(scale.kind, theme());
-    for (let i = 0; i < width; i++) {
-      const at = Math.round((255 * (scale.flipped ? width - 1 - i : i)) / Math.max(1, width - 1));
-      ctx.fillStyle = css(pixels[at]);
-      ctx.fillRect(x + i, y, 1.5, BAR);
-    }
+  #draw() {
+    if (this.node.clientWidth) this.paint(prepare(this.#canvas, this.node.clientWidth, LEGEND), 0, 0, this.node.clientWidth);
   }
+}
 
-  function drawHealthy(ctx, x, y, width, colors) {
-    const [from, to] = scale.healthy.map((at) => x + at * width);
-    ctx.strokeStyle = colors.edge;
-    ctx.lineWidth = 1.5;
-    ctx.beginPath();
-    ctx.moveTo(from + 0.75, y - 1);
-    ctx.lineTo(from + 0.75, y - 4);
-    ctx.lineTo(to - 0.75, y - 4);
-    ctx.lineTo(to - 0.75, y - 1);
-    ctx.stroke();
-    ctx.lineWidth = 1;
-    ctx.fillStyle = colors.edge;
-    ctx.textBaseline = "bottom";
-    ctx.textAlign = "left";
-    ctx.fillText(healthyWords(scale.metric), from, y - 5);
+function paintBar(ctx, x, y, width, { kind, flipped }) {
+  const pixels = ramp(kind, theme());
+  for (let i = 0; i < width; i++) {
+    const at = Math.round((255 * (flipped ? width - 1 - i : i)) / Math.max(1, width - 1));
+    ctx.fillStyle = css(pixels[at]);
+    ctx.fillRect(x + i, y, 1.5, BAR);
   }
+}
 
-  function draw() {
-    if (node.clientWidth) paint(prepare(canvas, node.clientWidth, LEGEND), 0, 0, node.clientWidth);
-  }
-
-  new ResizeObserver(draw).observe(node);
-  return {
-    node,
-    paint,
-    show: (next) => {
-      scale = next;
-      canvas.setAttribute("aria-label", `Scale from ${scale.ticks[0].text} to ${scale.ticks.at(-1).text}. ${healthyWords(scale.metric)}`);
-      draw();
-    },
-  };
+function paintHealthy(ctx, x, y, width, { healthy, metric }, colors) {
+  const [from, to] = healthy.map((at) => x + at * width);
+  ctx.strokeStyle = colors.edge;
+  ctx.lineWidth = 1.5;
+  ctx.beginPath();
+  ctx.moveTo(from + 0.75, y - 1);
+  ctx.lineTo(from + 0.75, y - 4);
+  ctx.lineTo(to - 0.75, y - 4);
+  ctx.lineTo(to - 0.75, y - 1);
+  ctx.stroke();
+  ctx.lineWidth = 1;
+  ctx.fillStyle = colors.edge;
+  ctx.textBaseline = "bottom";
+  ctx.textAlign = "left";
+  ctx.fillText(healthyWords(metric), from, y - 5);
 }
 
 /** A square of a color and what it stands for. */

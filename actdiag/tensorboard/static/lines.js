@@ -4,230 +4,188 @@
 
 import { THEMES } from "./color.js";
 import { h } from "./dom.js";
-import { AXIS, FONT, columnOf, drawSteps, prepare, stepTicks } from "./draw.js";
-import { exact, rangeOf, stepsOf, valueOf, whole } from "./format.js";
+import { AXIS, columnOf, prepare } from "./draw.js";
+import { exact, rangeOf, spread, stepsOf, valueOf, whole } from "./format.js";
 import { theme } from "./host.js";
-import { spread } from "./heat.js";
-import { panel } from "./panel.js";
+import { paintLineCursor, paintLines } from "./linespaint.js";
+import { Panel } from "./panel.js";
 import { healthyWords, scaleOf } from "./scale.js";
-import { hideTip, showTip, speak } from "./tip.js";
+import { hideTip, showTip, showsTip, speak } from "./tip.js";
 
 const LEFT = 62;
+const RIGHT = 6;
 const HEIGHT = 150;
+const TOP = 6;
+const NAMES = 16;
 const TABLE_ROWS = 20;
+const FAR = 10;
+const KEYS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -FAR, PageDown: FAR, Home: -Infinity, End: Infinity };
 
-/**
- * A panel of curves. `show({title, note, metric, series: [{name, first, last, low, high, color, shade: bool}], step})`;
- * each series has its own columns, so that runs recorded at other steps stand beside each other. `on.step(step)` when one is chosen.
- */
-export function lines(on = {}) {
-  const base = h("canvas", {});
-  const overlay = h("canvas", { class: "overlay" });
-  const node = h("div", { class: "lines", tabindex: 0, role: "application", "aria-roledescription": "line chart" }, base, overlay);
-  const own = panel({ size, paint, table, numbers }, node);
-  let shown = null;
-  let at = null;
+/** A panel of curves. */
+export class Lines {
+  #on;
+  #base = h("canvas", {});
+  #overlay = h("canvas", { class: "overlay" });
+  #plot = h("div", { class: "lines", tabindex: 0, role: "application", "aria-roledescription": "line chart" }, this.#base, this.#overlay);
+  #panel = new Panel(this, this.#plot);
+  #shown = null;
+  #at = null;
 
-  function size() {
-    return { width: node.clientWidth, height: HEIGHT + AXIS };
-  }
-  const area = () => ({ left: LEFT, top: 6, width: Math.max(20, node.clientWidth - LEFT - 6), height: HEIGHT - 8 });
-
-  function draw() {
-    if (!shown || !node.clientWidth) return;
-    paint(prepare(base, node.clientWidth, HEIGHT + AXIS), 0, 0, THEMES[theme()]);
-    drawCursor();
+  /** `on`: step(step), if a step can be chosen. */
+  constructor(on = {}) {
+    this.#on = on;
+    this.node = this.#panel.node;
+    this.#plot.style.height = `${HEIGHT + AXIS}px`;
+    this.#listen();
+    new ResizeObserver(() => this.redraw()).observe(this.#plot);
   }
 
-  function paint(ctx, x, y, colors) {
-    const own = area();
-    const box = { ...own, left: own.left + x, top: own.top + y };
-    drawBand(ctx, box, colors);
-    drawValues(ctx, box, colors);
-    drawSteps(ctx, box, stepTicks(shown.axis.first, shown.axis.last, box.width), colors);
-    for (const one of shown.series) drawSeries(ctx, box, one, colors);
-    if (shown.series.length > 1) drawNames(ctx, box, colors);
+  /**
+   * Draw {title, note, metric, series: [{name, first, last, low, high, color, shade: bool}], step}. Each series has its own
+   * columns, so that runs recorded at other steps stand beside each other.
+   */
+  show(next) {
+    const scale = scaleOf(next.metric, next.series.flatMap(({ low, high }) => [low, high]));
+    const axis = axisOf(next.series);
+    const held = next.step === null ? -1 : columnOf(axis.first, axis.last, next.step);
+    const moved = this.#shown && axis.first.length !== this.#shown.axis.first.length;
+    this.#shown = { ...next, scale, axis, held: held < axis.first.length ? held : -1 };
+    if (moved) this.#leave();
+    const names = next.series.map(({ name }) => name).join(", ");
+    this.#plot.setAttribute("aria-label", `${next.title}: ${names}. Arrow keys move along the steps${this.#on.step ? ", Enter marks one" : ""}.`);
+    this.#panel.title(next.title, next.note ?? healthyWords(next.metric));
+    this.redraw();
   }
 
-  const toX = (box, step) => box.left + ((columnOf(shown.axis.first, shown.axis.last, step) + 0.5) / shown.axis.first.length) * box.width;
-  const toY = (box, value) => box.top + box.height * (1 - Math.min(Math.max(shown.scale.position(value), -0.02), 1.02));
-
-  function drawBand(ctx, box, colors) {
-    if (!shown.scale.healthy) return;
-    const [from, to] = shown.scale.healthy;
-    ctx.fillStyle = colors.healthy;
-    ctx.fillRect(box.left, box.top + box.height * (1 - to), box.width, box.height * (to - from));
+  /** Draw anew, in the size and the theme of now. */
+  redraw() {
+    const { width, height } = this.size();
+    if (!this.#shown || !width) return;
+    this.paint(prepare(this.#base, width, height), 0, 0, THEMES[theme()]);
+    this.#drawCursor();
   }
 
-  function drawValues(ctx, box, colors) {
-    ctx.font = FONT;
-    ctx.textAlign = "right";
-    ctx.textBaseline = "middle";
-    for (const { at: share, text } of shown.scale.ticks) {
-      const y = Math.round(box.top + box.height * (1 - share)) + 0.5;
-      ctx.strokeStyle = colors.grid;
-      ctx.beginPath();
-      ctx.moveTo(box.left, y);
-      ctx.lineTo(box.left + box.width, y);
-      ctx.stroke();
-      ctx.fillStyle = colors.quiet;
-      ctx.fillText(text, box.left - 8, y);
-    }
+  /** Width and height as drawn. */
+  size() {
+    return { width: this.#plot.clientWidth, height: HEIGHT + AXIS };
   }
 
-  function drawSeries(ctx, box, { first, last, low, high, color, shade }, colors) {
-    for (const [from, to] of runs(low)) {
-      const xs = Array.from({ length: to - from }, (_, i) => (toX(box, first[from + i]) + toX(box, last[from + i])) / 2);
-      ctx.fillStyle = shade ? colors.shade : color;
-      ctx.beginPath();
-      xs.forEach((x, i) => ctx[i ? "lineTo" : "moveTo"](x, toY(box, high[from + i])));
-      for (let i = xs.length - 1; i >= 0; i--) ctx.lineTo(xs[i], toY(box, low[from + i]));
-      ctx.closePath();
-      ctx.fill();
-      if (shade) continue;
-      ctx.strokeStyle = color;
-      ctx.lineWidth = 1.5;
-      ctx.beginPath();
-      xs.forEach((x, i) => ctx[i ? "lineTo" : "moveTo"](x, toY(box, high[from + i])));
-      if (xs.length === 1) ctx.lineTo(xs[0] + 1.5, toY(box, high[from]));
-      ctx.stroke();
-      ctx.lineWidth = 1;
-    }
+  /** Draw everything but the cursor at a place of any canvas. */
+  paint(ctx, x, y, colors) {
+    const box = this.#box;
+    paintLines(ctx, { ...box, left: box.left + x, top: box.top + y }, this.#shown, colors);
   }
 
-  function drawNames(ctx, box, colors) {
-    ctx.font = FONT;
-    ctx.textBaseline = "top";
-    ctx.textAlign = "left";
-    let x = box.left + 8;
-    for (const { name, color } of shown.series) {
-      ctx.fillStyle = color;
-      ctx.fillRect(x, box.top + 8, 10, 3);
-      ctx.fillStyle = colors.ink;
-      ctx.fillText(name, x + 14, box.top + 4);
-      x += 14 + 6.2 * name.length + 14;
-    }
+  get #box() {
+    const top = this.#shown.series.length > 1 ? TOP + NAMES : TOP;
+    return { left: LEFT, top, width: Math.max(20, this.#plot.clientWidth - LEFT - RIGHT), height: HEIGHT - top - 2 };
   }
 
-  function drawCursor() {
-    const ctx = prepare(overlay, node.clientWidth, HEIGHT + AXIS);
-    const colors = THEMES[theme()];
-    const box = area();
-    for (const [column, alpha] of [[shown.held, 0.5], [at, 1]]) {
-      if (column === null || column === undefined || column < 0) continue;
-      const x = Math.round(box.left + ((column + 0.5) / shown.axis.first.length) * box.width) + 0.5;
-      ctx.globalAlpha = alpha;
-      ctx.strokeStyle = colors.cursor;
-      ctx.setLineDash(alpha < 1 ? [3, 3] : []);
-      ctx.beginPath();
-      ctx.moveTo(x, box.top);
-      ctx.lineTo(x, box.top + box.height);
-      ctx.stroke();
-    }
-    ctx.globalAlpha = 1;
-    ctx.setLineDash([]);
+  #drawCursor() {
+    const { width, height } = this.size();
+    const ctx = prepare(this.#overlay, width, height);
+    const columns = this.#shown.axis.first.length;
+    ctx.strokeStyle = THEMES[theme()].cursor;
+    if (this.#shown.held >= 0) paintLineCursor(ctx, this.#box, this.#shown.held, columns, false);
+    if (this.#at !== null) paintLineCursor(ctx, this.#box, this.#at, columns, true);
+  }
+
+  #listen() {
+    const on = (type, listener) => this.#plot.addEventListener(type, (event) => this.#shown && listener(event));
+    on("pointermove", (event) => this.#hover(event));
+    on("pointerleave", () => this.#leave());
+    on("blur", () => this.#leave());
+    on("click", () => this.#choose());
+    on("keydown", (event) => this.#type(event));
+  }
+
+  #hover({ clientX, clientY }) {
+    const { left, width } = this.#box;
+    const columns = this.#shown.axis.first.length;
+    const column = Math.floor(((clientX - this.#plot.getBoundingClientRect().left - left) / width) * columns);
+    this.#at = column >= 0 && column < columns ? column : null;
+    if (this.#at === null) hideTip(this);
+    else showTip(this, this.#describe(this.#at), clientX, clientY);
+    this.#drawCursor();
+  }
+
+  #leave() {
+    this.#at = null;
+    hideTip(this);
+    this.#drawCursor();
+  }
+
+  #choose() {
+    if (this.#at !== null) this.#on.step?.(this.#shown.axis.last[this.#at]);
+  }
+
+  #type(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in KEYS) this.#move(KEYS[event.key]);
+    else if (event.key === "Enter" || event.key === " ") this.#choose();
+    else if (event.key === "Escape" && showsTip(this)) this.#leave();
+    else return;
+    event.preventDefault();
+  }
+
+  #move(by) {
+    const columns = this.#shown.axis.first.length;
+    const from = this.#at ?? (this.#shown.held >= 0 ? this.#shown.held : columns - 1);
+    this.#at = Math.min(Math.max(from + by, 0), columns - 1);
+    this.#drawCursor();
+    const { left, width } = this.#box;
+    const box = this.#plot.getBoundingClientRect();
+    const told = this.#describe(this.#at);
+    showTip(this, told, box.left + left + ((this.#at + 0.5) / columns) * width, box.top + 40);
+    speak(told);
   }
 
   /** What each series says at a column of the axis. */
-  function describe(column) {
-    const [first, last] = [shown.axis.first[column], shown.axis.last[column]];
-    const said = shown.series.map((one) => {
-      const i = nearest(one, last);
-      return i < 0 ? null : [one.name, rangeOf(shown.metric, one.low[i], one.high[i])];
-    });
-    const known = said.filter(Boolean);
-    const lines = known.length > 1 ? known.map(([name, value]) => `${name}: ${value}`) : [];
-    return { head: shown.title, value: known.length === 1 ? known[0][1] : stepsOf(first, last), lines: [...lines, ...(known.length === 1 ? [stepsOf(first, last)] : []), healthyWords(shown.metric)].filter(Boolean) };
+  #describe(column) {
+    const { axis, series, metric, title } = this.#shown;
+    const steps = stepsOf(axis.first[column], axis.last[column]);
+    const known = series.map((one) => [one, nearest(one, axis.last[column])]).filter(([, i]) => i >= 0);
+    const said = known.map(([one, i]) => [one.name, rangeOf(metric, one.low[i], one.high[i])]);
+    const healthy = healthyWords(metric);
+    if (said.length === 1) return { head: title, value: said[0][1], lines: [steps, healthy].filter(Boolean) };
+    return { head: title, value: steps, lines: [...said.map(([name, value]) => `${name}: ${value}`), healthy].filter(Boolean) };
   }
 
-  node.addEventListener("pointermove", (event) => {
-    if (!shown) return;
-    const { left, width } = area();
-    const column = Math.floor(((event.clientX - node.getBoundingClientRect().left - left) / width) * shown.axis.first.length);
-    at = column >= 0 && column < shown.axis.first.length ? column : null;
-    if (at === null) hideTip();
-    else showTip(describe(at), event.clientX, event.clientY);
-    drawCursor();
-  });
-  node.addEventListener("pointerleave", () => {
-    at = null;
-    hideTip();
-    if (shown) drawCursor();
-  });
-  node.addEventListener("click", () => at !== null && on.step?.(shown.axis.last[at]));
-  node.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity, PageUp: -10, PageDown: 10 }[event.key];
-    if (by === undefined || !shown || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    const columns = shown.axis.first.length;
-    at = Math.min(Math.max((at ?? (shown.held >= 0 ? shown.held : columns - 1)) + (Number.isFinite(by) ? by : Math.sign(by) * columns), 0), columns - 1);
-    drawCursor();
-    const box = node.getBoundingClientRect();
-    showTip(describe(at), box.left + LEFT + ((at + 0.5) / columns) * area().width, box.top + 40);
-    speak(describe(at));
-  });
-  node.addEventListener("blur", () => {
-    at = null;
-    hideTip();
-    if (shown) drawCursor();
-  });
-
-  function table() {
-    const chosen = spread(shown.axis.first.length, TABLE_ROWS);
+  /** All series, at some of the steps. */
+  table() {
+    const { axis, series, metric } = this.#shown;
+    const said = (one, step) => {
+      const i = nearest(one, step);
+      return i < 0 ? "" : valueOf(metric, one.high[i]);
+    };
     return {
-      heads: ["step", ...shown.series.map(({ name }) => name)],
-      rows: chosen.map((c) => [whole(shown.axis.last[c]), ...shown.series.map((one) => said(one, shown.axis.last[c]))]),
+      heads: ["step", ...series.map(({ name }) => name)],
+      rows: spread(axis.first.length, TABLE_ROWS).map((c) => [whole(axis.last[c]), ...series.map((one) => said(one, axis.last[c]))]),
     };
   }
 
-  const said = (one, step) => {
-    const i = nearest(one, step);
-    return i < 0 ? "" : valueOf(shown.metric, one.high[i]);
-  };
-
-  function numbers() {
+  /** All series in all of their columns. */
+  numbers() {
     const rows = [["series", "first_step", "last_step", "low", "high"]];
-    for (const { name, first, last, low, high } of shown.series) {
+    for (const { name, first, last, low, high } of this.#shown.series) {
       for (let i = 0; i < first.length; i++) rows.push([name, first[i], last[i], exact(low[i]), exact(high[i])]);
     }
     return rows;
   }
-
-  new ResizeObserver(draw).observe(node);
-  return {
-    ...own,
-    redraw: draw,
-    show: (next) => {
-      const scale = scaleOf(next.metric, next.series.flatMap(({ low, high }) => [low, high]));
-      const axis = next.series.reduce((a, b) => (b.first.length > a.first.length ? b : a));
-      const held = next.step === null || next.step === undefined ? -1 : columnOf(axis.first, axis.last, next.step);
-      shown = { ...next, scale, axis, held };
-      node.style.height = `${HEIGHT + AXIS}px`;
-      node.setAttribute("aria-label", `${next.title}: ${next.series.map(({ name }) => name).join(", ")}. Arrow keys move along the steps.`);
-      own.title(next.title, next.note ?? healthyWords(next.metric));
-      draw();
-    },
-  };
 }
 
-/** Stretches without a gap: [from, to) of columns that hold numbers. */
-function runs(values) {
-  const found = [];
-  let from = -1;
-  for (let i = 0; i <= values.length; i++) {
-    const there = i < values.length && !Number.isNaN(values[i]);
-    if (there && from < 0) from = i;
-    if (!there && from >= 0) {
-      found.push([from, i]);
-      from = -1;
-    }
-  }
-  return found;
+/** The columns that series are drawn over: their own where they share them, else one for each step at which one of them ends. */
+export function axisOf(series) {
+  const [one, ...others] = series;
+  const same = others.every(({ last }) => last.length === one.last.length && last.every((step, i) => step === one.last[i]));
+  if (same) return { first: one.first, last: one.last };
+  const steps = [...new Set(series.flatMap(({ last }) => [...last]))].sort((a, b) => a - b);
+  return { first: steps, last: steps };
 }
 
-/** The last column of a series that begins at or before a step; -1 if there is none. */
-function nearest({ first }, step) {
-  let found = -1;
-  for (let i = 0; i < first.length && first[i] <= step; i++) found = i;
-  return found;
+/** The column of a series that holds a step, or the last one before it; -1 before its first and after its last. */
+function nearest({ first, last }, step) {
+  const at = columnOf(first, last, step);
+  if (at >= first.length) return -1;
+  return first[at] <= step ? at : at - 1;
 }

@@ -7,260 +7,265 @@
 
 import { THEMES } from "./color.js";
 import { h } from "./dom.js";
-import { AXIS, FONT, MONO, drawSteps, prepare, stepTicks } from "./draw.js";
-import { middle } from "./format.js";
+import { columnOf, prepare } from "./draw.js";
 import { theme } from "./host.js";
-import { hideTip, showTip, speak } from "./tip.js";
+import { Plane } from "./plane.js";
+import { paintCursor, paintDrag, paintRaster } from "./rasterpaint.js";
+import { hideTip, showTip, showsTip, speak } from "./tip.js";
 
-const GAP = 8;
-const BRACKET = 9;
-const LABEL = 13;
 const DRAG = 6;
-const EMPTY = { rows: 0, columns: 0, first: [], last: [], pixels: new Uint32Array(0), rowHeight: 20, label: () => "", brackets: [], describe: () => ({}) };
+const DOUBLE_MS = 250;
+const FAR = 10;
+const ZOOM = 0.5;
+const EMPTY = {
+  rows: 0, columns: 0, first: [], last: [], pixels: new Uint32Array(0), rowHeight: 20, label: () => "", strong: () => false,
+  keyOf: (row) => row, rowOf: (key) => key, brackets: [], marks: [], labels: null, describe: () => ({}), zoomed: false,
+};
 
-/**
- * `on`: open(row, column), fold(row), label(row), bracket(key), zoom(firstStep, lastStep) or zoom(null), move(row, column); all may be left out.
- *
- * `show(model)` draws {rows, columns, first, last, pixels, rowHeight, label(row), strong(row), brackets: [{from, to, depth, key, text}],
- * labels: rows that have one, if not as many as there is room for, describe(row, column) -> {head, value, lines}, marks: [{step,
- * text}]}.
- */
-export function raster(kind, on = {}) {
-  const base = h("canvas", {});
-  const overlay = h("canvas", { class: "overlay" });
-  const node = h("div", { class: "raster", tabindex: 0, role: "application", "aria-roledescription": kind }, base, overlay);
-  let model = EMPTY;
-  let cursor = { row: 0, column: Infinity };
-  let drag = null;
-
-  /** Brackets that are tall enough to be seen and hit. */
-  const brackets = () => model.brackets.filter(({ from, to }) => (to - from) * model.rowHeight >= LABEL);
-  const depth = () => Math.max(0, ...brackets().map((b) => b.depth + 1));
-  const gutter = () => {
-    const longest = Math.max(0, ...sample(model.rows).map((row) => model.label(row).length));
-    const room = Math.min(Math.max(longest * 6.7, 30), 230, node.clientWidth * 0.34);
-    return Math.round(room + depth() * BRACKET + 2 * GAP);
+/** Rows by columns of color. */
+export class Raster {
+  #on;
+  #base = h("canvas", {});
+  #overlay = h("canvas", { class: "overlay" });
+  #model = EMPTY;
+  #plane = new Plane(EMPTY, 0);
+  #cursor = { row: 0, column: Infinity };
+  #drag = null;
+  #pointer = null;
+  #touched = "";
+  #waiting = 0;
+  #keys = {
+    ArrowUp: () => this.#move(-1, 0),
+    ArrowDown: () => this.#move(1, 0),
+    ArrowLeft: () => this.#move(0, -1),
+    ArrowRight: () => this.#move(0, 1),
+    PageUp: () => this.#move(-FAR, 0),
+    PageDown: () => this.#move(FAR, 0),
+    Home: () => this.#move(0, -this.#model.columns),
+    End: () => this.#move(0, this.#model.columns),
+    Enter: () => this.#open(),
+    " ": () => this.#open(),
+    f: () => this.#on.fold?.(this.#held().row),
+    "+": () => this.#zoomBy(ZOOM),
+    "=": () => this.#zoomBy(ZOOM),
+    "-": () => this.#unzoom(),
+    Escape: () => this.#unzoom(),
   };
-  const area = () => {
-    const left = gutter();
-    return { left, top: 2, width: Math.max(40, node.clientWidth - left - 2), height: Math.max(1, Math.round(model.rows * model.rowHeight)) };
-  };
 
-  function draw() {
-    if (!node.clientWidth) return;
-    const size = { width: node.clientWidth, height: area().height + AXIS + 4 };
-    paint(prepare(base, size.width, size.height), 0, 0, THEMES[theme()]);
-    drawCursor();
+  /**
+   * `kind` in words, and what is done `on`: open(row, column), fold(row), label(row), bracket(key), zoom(firstStep, lastStep)
+   * or zoom(null, null); all may be left out.
+   */
+  constructor(kind, on = {}) {
+    this.#on = on;
+    this.node = h("div", { class: "raster", tabindex: 0, role: "application", "aria-roledescription": kind }, this.#base, this.#overlay);
+    this.#listen();
+    new ResizeObserver(() => this.draw()).observe(this.node);
+  }
+
+  /**
+   * Draw {rows, columns, first, last, pixels, rowHeight, label(row), strong(row), brackets: [{from, to, depth, key, text}],
+   * labels: rows that have one, if not as many as there is room for, describe(row, column) -> {head, value, lines}, marks:
+   * [{step, text}], zoomed, keyOf(row), rowOf(key)}. The cursor stays at the key and the step that it was at.
+   */
+  show(next) {
+    const [was, { row, column }] = [this.#model, this.#held()];
+    this.#model = { ...EMPTY, ...next };
+    if (was.rows && Number.isFinite(this.#cursor.column)) {
+      const at = this.#model.rowOf(was.keyOf(row));
+      this.#cursor = { row: at < 0 ? row : at, column: columnOf(this.#model.first, this.#model.last, was.last[column]) };
+    }
+    this.#measure();
+    this.node.style.height = `${this.#plane.size.height}px`;
+    this.draw();
+    if (showsTip(this)) this.#tellAgain();
+  }
+
+  /** Draw anew, in the size and the theme of now. */
+  draw() {
+    if (!this.node.clientWidth) return;
+    const { width, height } = this.#measure().size;
+    this.paint(prepare(this.#base, width, height), 0, 0, THEMES[theme()]);
+    this.#drawCursor();
   }
 
   /** Draw everything but the cursor at a place of any canvas. */
-  function paint(ctx, x, y, colors) {
-    const own = area();
-    const at = { ...own, left: own.left + x, top: own.top + y };
-    ctx.imageSmoothingEnabled = false;
-    if (model.rows && model.columns) ctx.drawImage(image(), at.left, at.top, at.width, at.height);
-    drawSteps(ctx, at, stepTicks(model.first, model.last, at.width), colors);
-    drawLabels(ctx, at, x, colors);
-    for (const { step, text } of model.marks ?? []) drawMark(ctx, at, step, text, colors);
+  paint(ctx, x, y, colors) {
+    paintRaster(ctx, x, y, this.#plane, colors);
   }
 
-  function image() {
-    const canvas = h("canvas", { width: model.columns, height: model.rows });
-    const pixels = new ImageData(new Uint8ClampedArray(model.pixels.buffer, model.pixels.byteOffset, 4 * model.pixels.length), model.columns, model.rows);
-    canvas.getContext("2d").putImageData(pixels, 0, 0);
-    return canvas;
+  /** Width and height as drawn. */
+  size() {
+    return this.#plane.size;
   }
 
-  function drawLabels(ctx, { left, top }, x, colors) {
-    const every = Math.max(1, Math.ceil(LABEL / model.rowHeight));
-    const most = Math.floor((left - x - 2 * GAP - depth() * BRACKET) / 6.7);
-    ctx.textAlign = "right";
-    ctx.textBaseline = "middle";
-    const labelled = model.labels ?? Array.from({ length: Math.ceil(model.rows / every) }, (_, i) => i * every);
-    for (const row of labelled) {
-      const strong = model.strong?.(row);
-      ctx.font = strong ? `600 ${MONO}` : MONO;
-      ctx.fillStyle = strong ? colors.ink : colors.quiet;
-      ctx.fillText(middle(model.label(row), most), left - GAP, top + (row + (model.labels ? 1 : Math.min(every, model.rows - row)) / 2) * model.rowHeight);
-    }
-    ctx.strokeStyle = colors.line;
-    ctx.lineWidth = 1.5;
-    for (const { from, to, depth: deep } of brackets()) {
-      const at = x + 4 + deep * BRACKET;
-      ctx.beginPath();
-      ctx.moveTo(at + 4, top + from * model.rowHeight + 1.5);
-      ctx.lineTo(at, top + from * model.rowHeight + 1.5);
-      ctx.lineTo(at, top + to * model.rowHeight - 1.5);
-      ctx.lineTo(at + 4, top + to * model.rowHeight - 1.5);
-      ctx.stroke();
-    }
-    ctx.lineWidth = 1;
+  /** What a screen reader says of it. */
+  name(text) {
+    this.node.setAttribute("aria-label", text);
   }
 
-  function drawMark(ctx, at, step, text, colors) {
-    const column = model.first.findIndex((_, i) => model.last[i] >= step);
-    if (column < 0) return;
-    const x = Math.round(at.left + ((column + 0.5) / model.columns) * at.width) + 0.5;
-    ctx.strokeStyle = colors.ink;
-    ctx.setLineDash([3, 3]);
-    ctx.beginPath();
-    ctx.moveTo(x, at.top);
-    ctx.lineTo(x, at.top + at.height);
-    ctx.stroke();
-    ctx.setLineDash([]);
-    ctx.font = FONT;
-    ctx.fillStyle = colors.ink;
-    ctx.textBaseline = "top";
-    ctx.textAlign = x > at.left + at.width - 90 ? "right" : "left";
-    ctx.fillText(text, x + (ctx.textAlign === "left" ? 4 : -4), at.top + 3);
+  /** Put the cursor at a row and a column. */
+  point(row, column) {
+    this.#cursor = { row, column };
+    this.#drawCursor();
   }
 
-  function drawCursor() {
-    const { left, top, width, height } = area();
-    const ctx = prepare(overlay, node.clientWidth, height + AXIS + 4);
+  #measure() {
+    this.#plane = new Plane(this.#model, this.node.clientWidth);
+    return this.#plane;
+  }
+
+  #held() {
+    const { rows, columns } = this.#model;
+    return { row: Math.min(Math.max(this.#cursor.row, 0), rows - 1), column: Math.min(Math.max(this.#cursor.column, 0), columns - 1) };
+  }
+
+  #drawCursor() {
+    const { width, height } = this.#plane.size;
     const colors = THEMES[theme()];
-    if (drag?.moved) {
-      ctx.fillStyle = colors.shade;
-      ctx.fillRect(Math.min(drag.x, drag.to), top, Math.abs(drag.to - drag.x), height);
-    }
-    if (!model.rows || !model.columns || !node.matches(":focus, :hover, .held")) return;
-    const { row, column } = held();
-    ctx.strokeStyle = colors.cursor;
-    ctx.lineWidth = 1;
-    const [x0, x1] = [left + (column / model.columns) * width, left + ((column + 1) / model.columns) * width];
-    const [y0, y1] = [top + row * model.rowHeight, top + (row + 1) * model.rowHeight];
-    ctx.globalAlpha = 0.35;
-    ctx.strokeRect(left + 0.5, Math.round(y0) - 0.5, width - 1, Math.max(2, Math.round(y1 - y0) + 1));
-    ctx.strokeRect(Math.round(x0) - 0.5, top + 0.5, Math.max(2, Math.round(x1 - x0) + 1), height - 1);
-    ctx.globalAlpha = 1;
-    ctx.strokeRect(Math.round(x0) - 1, Math.round(y0) - 1, Math.max(3, x1 - x0 + 2), Math.max(3, y1 - y0 + 2));
+    const ctx = prepare(this.#overlay, width, height);
+    if (this.#drag?.moved) paintDrag(ctx, this.#plane, this.#drag, colors);
+    if (this.#model.rows && this.#model.columns && this.node.matches(":focus, :hover")) paintCursor(ctx, this.#plane, this.#held(), colors);
   }
 
-  const held = () => ({
-    row: Math.min(Math.max(cursor.row, 0), model.rows - 1),
-    column: Math.min(Math.max(cursor.column, 0), model.columns - 1),
-  });
-
-  function place(event) {
-    const box = node.getBoundingClientRect();
-    const { left, top, width, height } = area();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    return {
-      x, y, inside: x >= left && x < left + width && y >= top && y < top + height, inGutter: x < left && y >= top && y < top + height,
-      row: Math.floor((y - top) / model.rowHeight), column: Math.floor(((x - left) / width) * model.columns),
-    };
+  #listen() {
+    const on = (type, listener) => this.node.addEventListener(type, listener);
+    on("pointermove", (event) => this.#hover(event));
+    on("pointerleave", ({ pointerType }) => pointerType !== "touch" && this.#leave()); // a finger leaves when it is lifted
+    on("pointerdown", (event) => this.#press(event));
+    on("pointerup", (event) => this.#release(event));
+    on("pointercancel", () => this.#leave());
+    on("dblclick", () => this.#unzoom());
+    on("focus", () => this.#drawCursor());
+    on("blur", () => this.#leave());
+    on("keydown", (event) => this.#type(event));
   }
 
-  function bracketAt({ x, row }) {
-    return brackets().find((b) => row >= b.from && row < b.to && x >= b.depth * BRACKET && x < (b.depth + 1) * BRACKET);
+  #place({ clientX, clientY }) {
+    const box = this.node.getBoundingClientRect();
+    return this.#plane.at(clientX - box.left, clientY - box.top);
   }
 
-  node.addEventListener("pointermove", (event) => {
-    const at = place(event);
-    if (drag) {
-      drag.to = Math.min(Math.max(at.x, area().left), area().left + area().width);
-      drag.moved ||= Math.abs(drag.to - drag.x) > DRAG;
+  #hover(event) {
+    this.#pointer = { clientX: event.clientX, clientY: event.clientY };
+    const at = this.#place(event);
+    if (this.#drag) {
+      this.#drag.to = this.#plane.clamped(at.x);
+      this.#drag.moved ||= Math.abs(this.#drag.to - this.#drag.from) > DRAG;
     }
-    const bracket = at.inGutter ? bracketAt(at) : null;
-    node.style.cursor = at.inside ? "crosshair" : at.inGutter ? "pointer" : "default";
-    if (bracket) showTip({ head: bracket.key, value: bracket.text }, event.clientX, event.clientY);
-    else if (at.inGutter && model.rows) showTip({ head: model.label(at.row), value: model.strong?.(at.row) ? "Unfold" : "Open" }, event.clientX, event.clientY);
-    else if (!at.inside || !model.rows) hideTip();
-    else {
-      cursor = { row: at.row, column: at.column };
-      showTip(model.describe(at.row, at.column), event.clientX, event.clientY);
-      on.move?.(at.row, at.column);
-    }
-    drawCursor();
-  });
-  node.addEventListener("pointerleave", () => (hideTip(), drawCursor()));
-  node.addEventListener("pointerdown", (event) => {
-    const at = place(event);
+    this.node.style.cursor = at.inside ? "crosshair" : at.inGutter ? "pointer" : "default";
+    if (at.inside) this.#cursor = { row: at.row, column: at.column };
+    this.#tell(at);
+    this.#drawCursor();
+  }
+
+  #tell(at) {
+    const told = this.#told(at);
+    if (told) showTip(this, told, this.#pointer.clientX, this.#pointer.clientY);
+    else hideTip(this);
+  }
+
+  #told(at) {
+    const { model } = this.#plane;
+    if (!model.rows || !model.columns) return null;
+    if (at.inside) return model.describe(at.row, at.column);
+    if (!at.inGutter) return null;
+    const bracket = this.#plane.bracketAt(at);
+    if (bracket) return { head: bracket.key, value: bracket.text };
+    return this.#on.label ? { head: model.label(at.row), value: model.strong(at.row) ? "Unfold" : "Open" } : { head: "", value: model.label(at.row) };
+  }
+
+  /** What the tooltip says of data that have come while it is seen. */
+  #tellAgain() {
+    if (this.#pointer) this.#tell(this.#place(this.#pointer));
+    else if (this.#model.rows && this.#model.columns) this.#tellCursor();
+    else hideTip(this);
+  }
+
+  #tellCursor() {
+    const { row, column } = this.#held();
+    const { x0, x1, y0, y1 } = this.#plane.cell(row, column);
+    const box = this.node.getBoundingClientRect();
+    showTip(this, this.#model.describe(row, column), box.left + (x0 + x1) / 2, box.top + (y0 + y1) / 2);
+  }
+
+  #leave() {
+    this.#drag = null;
+    this.#pointer = null;
+    hideTip(this);
+    this.#drawCursor();
+  }
+
+  #press(event) {
+    const at = this.#place(event);
     if (event.button !== 0 || !at.inside) return;
-    drag = { x: at.x, to: at.x, moved: false };
-    node.setPointerCapture(event.pointerId);
-  });
-  node.addEventListener("pointerup", (event) => {
-    const at = place(event);
-    const done = drag;
-    drag = null;
-    if (done?.moved) zoomTo(done.x, done.to);
-    else if (done && at.inside) on.open?.(at.row, at.column);
-    else if (at.inGutter) {
-      const bracket = bracketAt(at);
-      if (bracket) on.bracket?.(bracket.key);
-      else on.label?.(at.row);
-    }
-    drawCursor();
-  });
-  node.addEventListener("dblclick", () => on.zoom?.(null));
-  node.addEventListener("focus", drawCursor);
-  node.addEventListener("blur", drawCursor);
-
-  function zoomTo(x0, x1) {
-    const { left, width } = area();
-    const column = (x) => Math.min(Math.max(Math.floor(((x - left) / width) * model.columns), 0), model.columns - 1);
-    on.zoom?.(model.first[column(Math.min(x0, x1))], model.last[column(Math.max(x0, x1))]);
+    this.#drag = { from: at.x, to: at.x, moved: false };
+    this.node.setPointerCapture(event.pointerId);
   }
 
-  function zoomBy(factor) {
-    const { column } = held();
-    const half = Math.max(1, (model.columns * factor) / 2);
-    const [from, to] = [Math.max(0, Math.round(column - half)), Math.min(model.columns - 1, Math.round(column + half))];
-    on.zoom?.(model.first[from], model.last[to]);
+  #release(event) {
+    const at = this.#place(event);
+    const drag = this.#drag;
+    this.#drag = null;
+    if (drag?.moved) this.#zoomTo(drag);
+    else if (drag && at.inside) this.#click(event, at);
+    else if (at.inGutter && event.button === 0) this.#clickGutter(at);
+    this.#drawCursor();
   }
 
-  const KEYS = {
-    ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0), ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1),
-    PageUp: () => move(-10, 0), PageDown: () => move(10, 0), Home: () => move(0, -Infinity), End: () => move(0, Infinity),
-    Enter: () => on.open?.(held().row, held().column), " ": () => on.open?.(held().row, held().column),
-    f: () => on.fold?.(held().row), "+": () => zoomBy(0.5), "=": () => zoomBy(0.5), "-": () => on.zoom?.(null), Escape: () => (hideTip(), on.zoom?.(null)),
-  };
-  node.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !model.rows || !KEYS[event.key]) return;
-    if (event.key === "Escape" && !model.zoomed) return;
+  /** A finger has no hovering: its first touch of a cell tells, the second opens. */
+  #click(event, { row, column }) {
+    clearTimeout(this.#waiting);
+    const here = `${row} ${column}`;
+    const told = event.pointerType !== "touch" || this.#touched === here;
+    this.#touched = here;
+    if (!told) return this.#hover(event);
+    if (!this.#model.zoomed) return this.#on.open?.(row, column);
+    this.#waiting = setTimeout(() => this.#on.open?.(row, column), DOUBLE_MS); // a second click would show all steps
+  }
+
+  #unzoom() {
+    clearTimeout(this.#waiting);
+    this.#on.zoom?.(null, null);
+  }
+
+  #clickGutter(at) {
+    const bracket = this.#plane.bracketAt(at);
+    if (bracket) this.#on.bracket?.(bracket.key);
+    else this.#on.label?.(at.row);
+  }
+
+  #type(event) {
+    const act = this.#keys[event.key];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey || !this.#model.rows || !this.#model.columns) return;
+    if (event.key === "Escape" && !this.#model.zoomed) return hideTip(this);
     event.preventDefault();
-    KEYS[event.key]();
-  });
-
-  function move(rows, columns) {
-    const by = event2step(columns, model.columns);
-    const from = held();
-    cursor = { row: Math.min(Math.max(from.row + rows, 0), model.rows - 1), column: Math.min(Math.max(from.column + by, 0), model.columns - 1) };
-    drawCursor();
-    speak(model.describe(cursor.row, cursor.column));
-    const { left, top, width } = area();
-    const box = node.getBoundingClientRect();
-    showTip(model.describe(cursor.row, cursor.column), box.left + left + ((cursor.column + 0.5) / model.columns) * width, box.top + top + (cursor.row + 0.5) * model.rowHeight);
-    on.move?.(cursor.row, cursor.column);
+    act();
   }
 
-  new ResizeObserver(() => draw()).observe(node);
-  return {
-    node,
-    paint,
-    draw,
-    size: () => ({ width: node.clientWidth, height: area().height + AXIS + 4 }),
-    show: (next) => {
-      model = { ...EMPTY, ...next };
-      node.style.height = `${area().height + AXIS + 4}px`;
-      draw();
-    },
-    name: (text) => node.setAttribute("aria-label", text),
-    /** Put the cursor somewhere and keep it shown. */
-    hold: (row, column) => {
-      cursor = { row, column };
-      node.classList.add("held");
-      drawCursor();
-    },
-    cursor: held,
-  };
-}
+  #open() {
+    this.#on.open?.(this.#held().row, this.#held().column);
+  }
 
-const event2step = (columns, all) => (Number.isFinite(columns) ? columns : Math.sign(columns) * all);
+  #zoomTo({ from, to }) {
+    const [left, right] = [Math.min(from, to), Math.max(from, to)].map((x) => this.#plane.columnAt(x));
+    this.#on.zoom?.(this.#model.first[left], this.#model.last[right]);
+  }
 
-/** Rows whose labels tell how wide labels are: all of few, some of many. */
-function sample(rows) {
-  const every = Math.max(1, Math.floor(rows / 300));
-  return Array.from({ length: Math.ceil(rows / every) }, (_, i) => i * every);
+  #zoomBy(factor) {
+    const { first, last, columns } = this.#model;
+    const { column } = this.#held();
+    const half = Math.max(1, (columns * factor) / 2);
+    this.#on.zoom?.(first[Math.max(0, Math.round(column - half))], last[Math.min(columns - 1, Math.round(column + half))]);
+  }
+
+  #move(rows, columns) {
+    const { row, column } = this.#held();
+    this.#cursor = { row: row + rows, column: column + columns };
+    this.#cursor = this.#held();
+    this.#pointer = null;
+    this.#drawCursor();
+    speak(this.#model.describe(this.#cursor.row, this.#cursor.column));
+    this.#tellCursor();
+  }
 }

@@ -4,6 +4,8 @@
 
 import { h } from "./dom.js";
 
+const LATER_MS = 30_000;
+
 /** Offer a file; nothing leaves the browser. */
 export function save(name, content, type) {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
@@ -11,7 +13,7 @@ export function save(name, content, type) {
   document.body.append(link);
   link.click();
   link.remove();
-  URL.revokeObjectURL(url);
+  setTimeout(() => URL.revokeObjectURL(url), LATER_MS); // the download may begin after the click has returned
 }
 
 const fileName = (text) => text.replace(/[^A-Za-z0-9._-]+/g, "_").replace(/^[_.]+/, "");

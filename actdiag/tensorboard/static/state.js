@@ -35,7 +35,9 @@ export function write(state) {
     .filter(([key, value]) => key in DEFAULTS && value !== DEFAULTS[key])
     .map(([key, value]) => `${FRONT}${key}=${encodeURIComponent(value)}`);
   const hash = `#${[...others, ...own].join("&")}`;
-  if (hash !== host.location.hash) host.history.replaceState(host.history.state, "", hash);
+  if (hash === host.location.hash) return;
+  const [before] = host.location.href.split("#"); // a mere hash would be resolved against the page's <base>
+  host.history.replaceState(host.history.state, "", before + hash);
 }
 
 function decoded(text) {

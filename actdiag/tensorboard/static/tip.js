@@ -6,12 +6,14 @@ import { h, refill } from "./dom.js";
 
 const box = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
 const spoken = h("p", { class: "spoken", "aria-live": "polite" });
+let owner = null;
 
 /** Both nodes, to be put into the page once. */
 export const nodes = [box, spoken];
 
-/** Show {head, value, lines} beside a place of the window. */
-export function showTip({ head, value, lines = [] }, x, y) {
+/** Show what a chart (`whose`) says, {head, value, lines}, beside a place of the window. */
+export function showTip(whose, { head, value, lines = [] }, x, y) {
+  owner = whose;
   refill(box, h("b", {}, value), h("code", {}, head), lines.map((line) => h("span", {}, line)));
   box.hidden = false;
   const { width, height } = box.getBoundingClientRect();
@@ -21,7 +23,15 @@ export function showTip({ head, value, lines = [] }, x, y) {
   box.style.top = `${Math.max(4, top)}px`;
 }
 
-export const hideTip = () => (box.hidden = true);
+/** Hide the tooltip, if it is that of a chart; whose ever it is where none is named. */
+export function hideTip(whose = owner) {
+  if (whose !== owner) return;
+  owner = null;
+  box.hidden = true;
+}
+
+/** Whether a chart's tooltip is seen. */
+export const showsTip = (whose) => owner === whose && !box.hidden;
 
 /** Have {head, value, lines} spoken. */
 export function speak({ head, value, lines = [] }) {
