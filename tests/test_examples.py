@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from why_relu.page import EXPECTED
 
 from actdiag.report.read import read_runs
 
@@ -47,6 +48,16 @@ def test_the_example_of_two_processes_runs_in_one_as_well(tmp_path: Path, capsys
     load("ddp_torchrun").main(str(tmp_path))
     assert "process 0 alone would call 0 units dead\ntogether: 0 dead units" in capsys.readouterr().out
     assert len(read_runs(tmp_path)[0].snapshots) > 3
+
+
+@pytest.mark.slow
+def test_why_relu_works_gives_every_verdict_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    results = load("why_relu_works").main(["--quick", "--write", str(page)])
+    assert {name: result.word for name, result in results.items()} == EXPECTED
+    out, text = capsys.readouterr().out, page.read_text()
+    assert all(result.why in out and result.why in text for result in results.values())
+    assert "## The short answer" in text and "differ" not in text
 
 
 def test_every_example_is_tested_and_says_what_one_will_see() -> None:
