@@ -27,7 +27,7 @@ from why_relu.claims import CLAIMS
 from why_relu.figures import available, draw
 from why_relu.observe import Lab
 from why_relu.page import chance_of, medians, reproduced, told_of, write_page
-from why_relu.results import Result
+from why_relu.results import Result, chance_outside
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Result]:
@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Result]:
     print(f"{seconds:.0f} s of CPU time")
     if given.save:
         Path(given.save).write_text(json.dumps({"seeds": list(lab.seeds), "medians": medians(results)}))
-    told = _compare(results, json.loads(Path(given.against).read_text())) if given.against else ""
+    told = _compare(results, json.loads(Path(given.against).read_text()), len(lab.seeds)) if given.against else ""
     images = _figures(results, given)
     if given.write:
         words = ["examples/why_relu_works.py", *(sys.argv[1:] if arguments is None else arguments)]
         run = {"command": f"python {' '.join(words)}", "date": date.today().isoformat(), "seconds": f"{seconds:.0f}"}
-        run |= {"seeds": _span(lab.seeds), "chance": str(chance_of(len(lab.seeds))), "reproduced": told}
+        run |= {"seeds": _span(lab.seeds), "chance": f"{100 * chance_of(len(lab.seeds)):.0f} %", "reproduced": told}
         write_page(Path(given.write), results, run, images)
     return results
 
@@ -91,10 +91,9 @@ def _try(name: str, lab: Lab) -> Result:
     return result
 
 
-def _compare(results: dict[str, Result], other: dict[str, Any]) -> str:
+def _compare(results: dict[str, Result], other: dict[str, Any], ours: int) -> str:
     outside, compared = reproduced(results, other["medians"])
-    count = len(other["seeds"])
-    sentence = told_of(outside, compared, other["seeds"], chance_of(count))
+    sentence = told_of(outside, compared, other["seeds"], chance_outside(ours, len(other["seeds"])))
     print("\n".join([sentence.strip(), *outside]))
     return sentence
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from why_relu.results import Result, Table, chance_outside, inside, number, say,
 
 from actdiag.report.read import read_runs
 from actdiag.snapshot import Snapshot
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "why-relu-works.md"
 
 
 def first_snapshot(folder: Path) -> Snapshot:
@@ -108,3 +111,14 @@ def test_medians_of_other_seeds_lie_within_the_error_bars(tmp_path: Path) -> Non
     outside, compared = reproduced(first, json.loads(kept.read_text())["medians"])
     assert compared > 35
     assert len(outside) <= 3 * chance_of(9) * compared, outside
+
+
+def test_the_page_was_written_by_the_script_with_the_verdicts_that_its_answer_is_about() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \| .+ \| ([a-z ]+) \|$", page, re.MULTILINE)
+    assert rows == list(EXPECTED.values())
+    assert "why_relu_works.py --full" in page and "verdicts differ" not in page
+    assert not re.search(r"\{[a-z-]+\.[a-z_]+\}", page), "a number of the short answer was not filled in"
+    for image in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page):
+        assert 2_000 < (PAGE.parent / image).stat().st_size < 400_000, image
+    assert page.count("![") == len(EXPECTED)

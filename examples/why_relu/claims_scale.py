@@ -133,8 +133,7 @@ DECAYS = (0.0, 1e-3, 1e-2)
 
 _DECAY = """
 Without it the last of eight ReLU layers grows {none} times while training, with {most} {held} times. Up to {harmless}
-that costs no accuracy: the growth is not needed to fit. Without a bound and without decay ReLU does not run away
-either; a small loss asks for no more."""
+that costs no accuracy: the growth is not needed to fit."""
 
 
 def decay(lab: Lab) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .nets import Net
@@ -31,10 +32,10 @@ def lags(slow: Arm, fast: Arm) -> list[float]:
     return [a / b for a, b in pairs if math.isfinite(b)]
 
 
-def race_table(title: str, arms: dict[str, Arm]) -> Table:
+def race_table(title: str, arms: dict[str, Arm], columns: Sequence[str] = TARGETS) -> Table:
     """Steps to each target, with the rates that were chosen."""
     rows = {name: arm.steps for name, arm in arms.items()}
-    return Table(title, TARGETS, rows, notes={name: arm.told() for name, arm in arms.items()}, note_column="rate")
+    return Table(title, columns, rows, notes={name: arm.told() for name, arm in arms.items()}, note_column="rate")
 
 
 def race_panel(title: str, lines: dict[str, Points]) -> Panel:

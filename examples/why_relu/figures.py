@@ -72,7 +72,8 @@ def _panel(ax: Any, panel: Panel) -> None:
     _axes(ax, panel, categories)
     if _beyond(panel):
         ax.axhline(edge, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-        ax.annotate(panel.never, (0.995, edge), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=8)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        ax.annotate(panel.never, (0.995, edge), (0, 3), size=8, **place)
     ax.set_title(panel.title, loc="left", fontsize=10)
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,9 +33,9 @@ EXPECTED = {
 _ANSWER = """\
 **Because of its slope, not because of its mean.** Where a ReLU is open its slope is exactly 1, whatever the size of its
 input, and about half of the units are open. He initialization makes up for the other half, so that signals and
-gradients keep their size through many layers: over ten layers {scale.he} of the gradient arrives; with torch's default
-weights {scale.default}, with sigmoids {scale.sigmoid}. The bend at zero lets layers compute more than a line, and both
-are cheap: a comparison, and {sparsity.zeros} % of the outputs are zeros.
+gradients keep their size through many layers: over ten layers {scale.he} of the gradient's size is left; with torch's
+default weights {scale.default}, with sigmoids {scale.sigmoid}. The bend at zero lets layers compute more than a line,
+and both are cheap: a comparison, and {sparsity.zeros} % of the outputs are zeros.
 
 - **Not being centered is a real price**, paid by training longer: ReLU takes {center-alone.relu_gain} times the steps
   of the same ReLU shifted down by 0.4. It does not stop ReLU, because a shift leaves the slopes as they are. In depth
@@ -56,7 +58,8 @@ def write_page(path: Path, results: Mapping[str, Result], run: Mapping[str, obje
     """Write the page. `run` is what is told about it: command, date, seeds, seconds; `images` holds the figures."""
     parts = [_head(run), _answer(results), _verdicts(results)]
     for place, (name, result) in enumerate(results.items(), start=1):
-        parts.append(f"## {place}. {result.said}\n\n**{result.word.capitalize()}.** {result.why}\n")
+        told = textwrap.fill(f"**{result.word.capitalize()}.** {result.why}", 120, break_on_hyphens=False)
+        parts.append(f"## {place}. {result.said}\n\n{told}\n")
         if images is not None:
             link = (images / f"{name}.svg").relative_to(path.parent).as_posix()
             parts.append(f"![{result.said}: figure]({link})\n")
@@ -64,22 +67,30 @@ def write_page(path: Path, results: Mapping[str, Result], run: Mapping[str, obje
     path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
+_HEAD = """\
+ReLU's output is not zero-centered and not bounded. Why does it work so well? Every sentence below is an experiment on
+the digits and breast cancer data of scikit-learn; every statistic of an activation is read from a log that
+`actdiag.Monitor` wrote. Networks are small: nothing here speaks of large ones.
+
+This page is written by its script: `{command}`, {date}, {seconds} s of CPU time on one thread ({machine}),
+Python {python}, {versions}.
+
+Numbers are medians over seeds {seeds}; in brackets and as bars or bands, the lowest and the highest seed. The median of
+as many other seeds falls outside such a range in {chance} of cases, whatever the distribution. Steps are steps of plain
+SGD, looked at every 5 (breast cancer: every 10). Rates are chosen from a grid, by other seeds, for each arm and each
+target. {reproduced}"""
+
+
 def _head(run: Mapping[str, object]) -> str:
     released = {"torch": torch, "scikit-learn": sklearn, "numpy": numpy, "actdiag": actdiag}
-    versions = ", ".join(f"{name} {module.__version__}" for name, module in released.items())
-    return f"""\
-# Why does ReLU work?
-
-ReLU's output is not zero-centered and not bounded. Why does it work so well? Every sentence below is an experiment on the
-digits and breast cancer data of scikit-learn; every statistic of an activation is read from a log that `actdiag.Monitor` wrote.
-
-This page is written by its script: `{run["command"]}`, {run["date"]}, {run["seconds"]} s of CPU time on one thread
-({platform.machine()}), Python {platform.python_version()}, {versions}. Networks are small: nothing here speaks of large ones.
-
-Numbers are medians over seeds {run["seeds"]}; in brackets and as bars or bands, the lowest and the highest seed. The median of
-as many other seeds falls outside such a range in {100 * float(str(run["chance"])):.0f} % of cases, whatever the distribution. Steps are steps of plain
-SGD, looked at every 5. Rates are chosen from a grid, by other seeds, for each arm and each target.{run["reproduced"]}
-"""  # noqa: E501
+    text = _HEAD.format(
+        **run,
+        versions=", ".join(f"{name} {module.__version__}" for name, module in released.items()),
+        machine=platform.machine(),
+        python=platform.python_version(),
+    )
+    parts = [textwrap.fill(part, 120, break_on_hyphens=False) for part in text.split("\n\n")]
+    return "\n\n".join(["# Why does ReLU work?", *parts]) + "\n"
 
 
 def _answer(results: Mapping[str, Result]) -> str:
@@ -91,7 +102,12 @@ def _answer(results: Mapping[str, Result]) -> str:
             text = text.replace(f"{{{name}.{key}}}", told)
     differing = [name for name, result in results.items() if result.word != EXPECTED[name]]
     note = f"\nThis run's verdicts differ from those the answer was written for: {', '.join(differing)}.\n"
-    return f"## The short answer\n\n{text}{note if differing else ''}"
+    blocks = [" ".join(block.split()) for block in re.split(r"\n+(?=- )|\n\n", text)]
+    filled = [
+        textwrap.fill(b, 120, subsequent_indent="  " * b.startswith("- "), break_on_hyphens=False) for b in blocks
+    ]
+    answer = f"{filled[0]}\n\n" + "\n".join(filled[1:])
+    return f"## The short answer\n\n{answer}\n{note if differing else ''}"
 
 
 def _verdicts(results: Mapping[str, Result]) -> str:
@@ -124,7 +140,7 @@ def medians(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 def told_of(outside: Sequence[str], compared: int, seeds: Sequence[int], chance: float) -> str:
     """A sentence about the second run."""
     return (
-        f"\n\nA second run, with seeds {seeds[0]} to {seeds[-1]}, has {compared - len(outside)} of {compared} medians "
+        f"A second run, with seeds {seeds[0]} to {seeds[-1]}, has {compared - len(outside)} of {compared} medians "
         f"inside the ranges of this page; {chance * compared:.0f} outside would be chance."
     )
 
