@@ -55,7 +55,7 @@ def test_why_relu_works_gives_every_verdict_and_a_page(tmp_path: Path, capsys: p
     page = tmp_path / "page.md"
     results = load("why_relu_works").main(["--quick", "--write", str(page)])
     assert {name: result.word for name, result in results.items()} == EXPECTED
-    out, text = capsys.readouterr().out, page.read_text()
+    out, text = capsys.readouterr().out, " ".join(page.read_text().split())
     assert all(result.why in out and result.why in text for result in results.values())
     assert "## The short answer" in text and "differ" not in text
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from actdiag.snapshot import Snapshot
 
-from .claims_depth import growth
+from .claims_depth import epochs, growth
 from .claims_speed import SIX, lags, race_table, word
 from .data import Data, cancer, digits
 from .nets import Net
@@ -47,7 +47,9 @@ def sparsity(lab: Lab) -> Result:
         say(_SPARSITY, dropped_closed=dropped_closed, least=min(lag), most=max(lag), **told),
         [
             Table(
-                "8 layers of 128", ("zeros, lowest layer", "zeros, highest layer", "dead units, highest layer"), rows
+                f"8 layers of 128, {epochs(lab)} epochs",
+                ("zeros, lowest layer", "zeros, highest layer", "dead units, highest layer"),
+                rows,
             ),
             Table("One image, 640 times, one layer of 256", ("zeros", "units that never open"), shown),
             race_table("Steps to a training error, 6 layers of 64", arms),

@@ -139,9 +139,10 @@ def medians(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 
 def told_of(outside: Sequence[str], compared: int, seeds: Sequence[int], chance: float) -> str:
     """A sentence about the second run."""
+    within = compared - len(outside)
     return (
-        f"A second run, with seeds {seeds[0]} to {seeds[-1]}, has {compared - len(outside)} of {compared} medians "
-        f"inside the ranges of this page; {chance * compared:.0f} outside would be chance."
+        f"A second run, with seeds {seeds[0]} to {seeds[-1]}, shares {compared} medians with this one: {within} lie "
+        f"within these ranges; {chance * compared:.0f} outside would be chance."
     )
 
 
