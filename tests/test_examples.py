@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from why_relu.page import EXPECTED
 
 from actdiag.report.read import read_runs
 
@@ -79,6 +80,16 @@ def test_the_loop_of_fabric_is_told_of_by_its_own_names(tmp_path: Path, capsys: 
     load("fabric_loop").main(str(tmp_path))
     assert re.search(r"^3 +Tanh", capsys.readouterr().out, re.MULTILINE)
     assert len(read_runs(tmp_path)[0].snapshots) > 3
+
+
+@pytest.mark.slow
+def test_why_relu_works_gives_every_verdict_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    results = load("why_relu_works").main(["--quick", "--write", str(page)])
+    assert {name: result.word for name, result in results.items()} == EXPECTED
+    out, text = capsys.readouterr().out, " ".join(page.read_text().split())
+    assert all(result.why in out and result.why in text for result in results.values())
+    assert "## The short answer" in text and "differ" not in text
 
 
 def test_every_example_is_tested_and_says_what_one_will_see() -> None:
