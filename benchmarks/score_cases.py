@@ -45,7 +45,8 @@ Training programs with a known fault, and healthy ones that look odd, run to the
 - *False alarms*: healthy runs of which anything is told that is not benign there.
 - *Dead layers*: layers of which 45 % of the units were closed for the whole training set from some step on to the end,
   measured every {grid} steps in a run without actdiag. Latency counts from when 45 % were last reached before the first
-  word about that layer; *premature* is a word while fewer were closed, measured just before and after it.
+  word about that layer; *premature* is a word while fewer were closed, measured just before and after it: also where a
+  layer had died, came back for a while, was told, and then died for good.
 
 `actdiag` is with its defaults: its intervals follow the clock, so that a slower machine hears of some things later; `no
 budget` (`max_overhead=None, attentive=True`) has the same intervals everywhere. The other tools' published rules are
