@@ -75,8 +75,9 @@ def findings(page: Any, address: str) -> None:
     page.wait_for_load_state("networkidle")
 
 
-def tab(page: Any, address: str, *, dark: bool = False, **state: str) -> None:
+def tab(page: Any, address: str, *, dark: bool = False, height: int = SIZE["height"], **state: str) -> None:
     """The tab in a state, every chart drawn; in TensorBoard's dark theme if asked for."""
+    page.set_viewport_size({**SIZE, "height": height})
     page.goto(f"{address}/#actdiag&" + "&".join(f"p.actdiag.{name}={quote(value)}" for name, value in state.items()))
     if dark:
         page.evaluate("document.body.classList.add('dark-mode')")
@@ -90,7 +91,7 @@ def tab(page: Any, address: str, *, dark: bool = False, **state: str) -> None:
 PAGES = {
     "timeseries.png": time_series,
     "findings.png": findings,
-    "tab-overview.png": partial(tab, run="dying-relu"),
+    "tab-overview.png": partial(tab, run="dying-relu", height=760),
     "tab-layer.png": partial(tab, run="dying-relu", view="layer", site="net.7"),
     "tab-compare.png": partial(tab, run="dying-relu", view="compare", vs="healthy", metric="rms", dark=True),
 }
