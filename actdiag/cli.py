@@ -124,7 +124,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         from actdiag.demo import run_demo
     except ImportError as error:
-        return _complain(f"actdiag demo: {error}; pip install 'actdiag[demo]'", USAGE)
+        return _complain(f"actdiag demo: {error}; pip install pytorch-lightning scikit-learn", USAGE)
     status: int = run_demo(arguments.log_dir, epochs=arguments.epochs)
     return status
 

@@ -100,7 +100,7 @@ def _missing() -> str | None:
     try:
         import_module("sklearn.datasets")
     except ImportError as error:
-        return f"{error}; pip install 'actdiag[demo]'"
+        return f"{error}; pip install pytorch-lightning scikit-learn"
     return None
 
 

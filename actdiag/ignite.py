@@ -29,7 +29,7 @@ from actdiag.write.protocol import Writer
 try:
     from ignite.engine import Engine, Events
 except ImportError as error:
-    raise ImportError("actdiag.ignite needs pytorch-ignite: pip install 'actdiag[ignite]'") from error
+    raise ImportError("actdiag.ignite needs pytorch-ignite: pip install pytorch-ignite") from error
 
 __all__ = ["Attached", "attach"]
 

@@ -42,7 +42,7 @@ def _callback_bases() -> tuple[type, ...]:
     packages = [name for name in _PACKAGES if find_spec(name.partition(".")[0]) is not None]
     found = [import_module(name).Callback for name in packages]
     if not found:
-        raise ImportError("actdiag.lightning needs pytorch_lightning or lightning: pip install 'actdiag[lightning]'")
+        raise ImportError("actdiag.lightning needs pytorch_lightning or lightning: pip install pytorch-lightning")
     return tuple(dict.fromkeys(found))
 
 

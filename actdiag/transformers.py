@@ -34,7 +34,7 @@ from actdiag.write.protocol import Writer
 try:
     from transformers.trainer_callback import TrainerCallback
 except ImportError as error:
-    raise ImportError("actdiag.transformers needs transformers: pip install 'actdiag[transformers]'") from error
+    raise ImportError("actdiag.transformers needs transformers: pip install transformers accelerate") from error
 
 __all__ = ["ActivationMonitorCallback"]
 

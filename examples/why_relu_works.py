@@ -7,7 +7,7 @@ and verdicts: confirmed, half true or refuted. Under a minute; the rates were tu
     python examples/why_relu_works.py --only speed saturation
     python examples/why_relu_works.py --full --write docs/why-relu-works.md
 
-`--full` tunes every rate anew and takes nine seeds. Figures need matplotlib (`pip install 'actdiag[examples]'`).
+`--full` tunes every rate anew and takes nine seeds. Figures need matplotlib (`pip install matplotlib`).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _figures(results: dict[str, Result], given: Any) -> Path | None:
     if not (given.write or given.log_dir):
         return None
     if not available():
-        print("no figures: matplotlib is not installed; the tables say the same (pip install 'actdiag[examples]')")
+        print("no figures: matplotlib is not installed; the tables say the same (pip install matplotlib)")
         return None
     images = Path(given.write).parent / "images" / "why" if given.write else Path(given.log_dir) / "figures"
     for name, result in results.items():

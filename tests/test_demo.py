@@ -86,7 +86,7 @@ def test_without_scikit_learn_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run_demo(str(tmp_path / "runs"), epochs=1) == 2
-    assert "pip install 'actdiag[demo]'" in capsys.readouterr().err
+    assert "pip install pytorch-lightning scikit-learn" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists(), "nothing is written first"
 
 

@@ -303,5 +303,5 @@ def test_wrong_values_are_refused_at_once_and_nothing_is_attached(given: dict[st
 def test_without_ignite_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ignite.engine", None)
     monkeypatch.delitem(sys.modules, "actdiag.ignite")
-    with pytest.raises(ImportError, match=r"pip install 'actdiag\[ignite\]'"):
+    with pytest.raises(ImportError, match=r"pip install pytorch-ignite"):
         importlib.import_module("actdiag.ignite")

@@ -304,7 +304,7 @@ util.find_spec = lambda name, package=None: None
 try:
     import actdiag.lightning
 except ImportError as error:
-    assert "pip install 'actdiag[lightning]'" in str(error), error
+    assert "pip install pytorch-lightning" in str(error), error
 else:
     raise SystemExit(1)
 """

@@ -58,6 +58,7 @@ _FIELDS: dict[Of, Mapping[str, Mapping[str, Any]]] = {
     "parameter": stat_fields(ParameterStats),
 }
 _SIGNED = frozenset({"mean", "low", "high"})
+_FEW_MATTER = frozenset({"nonfinite", "grad_nonfinite"})
 _LIMITS = Limits()
 
 
@@ -72,7 +73,9 @@ def _other(of: Of, field: str) -> Metric:
     taken = of == "parameter" and field in _FIELDS["site"]
     name = f"parameter_{field}" if taken else field
     unit, kind = _FIELDS[of][field]["unit"], _FIELDS[of][field]["kind"]
-    scale: Scale = "linear" if kind == "int" else "share" if unit == "share" else "log"
+    # of elements one that is not finite matters as much as thousands
+    counts: Scale = "log" if field in _FEW_MATTER else "linear"
+    scale: Scale = counts if kind == "int" else "share" if unit == "share" else "log"
     return Metric(name, of, field, name.replace("_", " "), "signed" if field in _SIGNED else scale)
 
 

@@ -60,9 +60,9 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
         if severity is None:
             continue
         if is_idle(layer.site, now):
-            yield _verdict(layer, evidence, "info", IDLE)
+            yield _verdict(layer, evidence, "info", IDLE, limits)
         else:
-            yield _verdict(layer, evidence, severity, _cause(layer, evidence, history, limits))
+            yield _verdict(layer, evidence, severity, _cause(layer, evidence, history, limits), limits)
 
 
 def _evidence(layer: Layer) -> Evidence | None:
@@ -177,7 +177,7 @@ def _silent(site: SiteStats) -> int:
     return (site.dead_units or 0) + (site.suspect_units or 0)
 
 
-def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why) -> Verdict:
+def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why, limits: Limits) -> Verdict:
     return Verdict(
         rule="dead-units",
         severity=severity,
@@ -192,7 +192,8 @@ def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why) -> 
             "evidence_samples": evidence.samples,
             "first_death_step": layer.site.first_death_step,
             "units_dead": evidence.dead_indices[:_NAMED_UNITS],
-            "healthy": "dead fraction at most 0.4, with fewer than 16 units 0.75",
+            "healthy": f"dead fraction below {limits.dead_warning:g}, with fewer than {limits.dead_narrow_units} units "
+            f"or at an output below {limits.dead_narrow:g}",
         },
         cause=why[0],
         advice=why[1],

@@ -54,12 +54,8 @@ export function exact(value) {
   return String(value);
 }
 
-/** Text without its middle where it is too long: names differ at their ends. */
-export function middle(text, most) {
-  if (text.length <= most) return text;
-  const tail = Math.ceil((most - 1) * 0.65);
-  return `${text.slice(0, Math.max(0, most - 1 - tail))}…${text.slice(text.length - tail)}`;
-}
+/** The end of a text that is too long: names of nested modules begin alike. */
+export const ending = (text, most) => (text.length <= most ? text : `…${text.slice(text.length - Math.max(1, most - 1))}`);
 
 /** A rule's slug as words. */
 export const titleOf = (slug) => slug.replaceAll("-", " ").replace(/^./, (c) => c.toUpperCase());

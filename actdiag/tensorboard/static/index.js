@@ -40,6 +40,7 @@ export async function render() {
     pages.get(shownView())?.redraw();
   });
   document.addEventListener("keydown", keys);
+  address.onChange(follow);
   if (!isReport) listen();
   await refresh();
 }
@@ -47,7 +48,7 @@ export async function render() {
 function build() {
   const button = ([view, title]) => h("button", { class: "tab", "data-view": view, onclick: () => set({ view }) }, title);
   parts.nav = h("nav", { "aria-label": "Pages" }, Object.entries(TITLES).map(button));
-  parts.run = select("Run", [], "", (run) => set({ run, site: "", step: "" }));
+  parts.run = select("Run", [], "", (run) => set({ run, step: "" }));
   parts.dot = h("span", { class: "runmark" });
   parts.status = h("p", { class: "status", role: "status" });
   parts.live = h("input", { type: "checkbox", onchange: () => remember("live", String(parts.live.checked)) });
@@ -78,6 +79,17 @@ function listen() {
   setInterval(() => {
     if (parts.live.checked && isSeen()) refresh();
   }, POLL_MS);
+}
+
+/** An address that was pasted or gone back to; what is written here does not call this. */
+function follow() {
+  const state = address.read();
+  if (JSON.stringify(state) === JSON.stringify(app.state)) return;
+  hideTip();
+  const other = state.run !== app.state.run;
+  app.state = state;
+  if (other) refresh();
+  else show();
 }
 
 /** Change the state, in the address too, and show it. */
@@ -172,6 +184,6 @@ function nothing(problem) {
     h("pre", { tabindex: 0 }, loop),
     h("h3", {}, "Lightning"),
     h("pre", { tabindex: 0 }, trainer),
-    h("p", {}, "No training at hand? ", h("code", {}, "actdiag demo --log-dir runs"), " trains two small networks, one of them sick."),
+    h("p", {}, "No training at hand? ", h("code", {}, "actdiag demo --log-dir runs"), " trains four small networks, three of them sick."),
   );
 }

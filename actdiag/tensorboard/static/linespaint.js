@@ -70,7 +70,11 @@ function paintCurve(ctx, at, color) {
   ctx.lineJoin = "round";
   ctx.beginPath();
   at.forEach(({ x, high }, i) => (i ? ctx.lineTo(x, high) : ctx.moveTo(x, high)));
-  if (at.length === 1) ctx.lineTo(at[0].x + 1.5, at[0].high);
+  if (at.length === 1) {
+    ctx.moveTo(at[0].x - 2, at[0].high); // one step alone would be a dot that nobody sees
+    ctx.lineTo(at[0].x + 2, at[0].high);
+    ctx.lineWidth = 4;
+  }
   ctx.stroke();
   ctx.lineWidth = 1;
 }

@@ -4,7 +4,7 @@
 
 import { h } from "./dom.js";
 import { FONT, MONO, columnOf, drawSteps, stepTicks } from "./draw.js";
-import { middle } from "./format.js";
+import { ending } from "./format.js";
 import { BRACKET, GAP, LABEL } from "./plane.js";
 
 const MARK_ROOM = 90;
@@ -50,7 +50,7 @@ function paintLabels(ctx, { left, top }, { model, letters }, colors) {
     ctx.font = strong ? `600 ${MONO}` : MONO;
     ctx.fillStyle = strong ? colors.ink : colors.quiet;
     const y = Math.max((row + 0.5) * model.rowHeight, LABEL / 2 - 1); // the first of thin rows would be cut off
-    ctx.fillText(middle(model.label(row), letters), left - GAP, top + y);
+    ctx.fillText(ending(model.label(row), letters), left - GAP, top + y);
   }
 }
 

@@ -25,6 +25,15 @@ export function read() {
   return state;
 }
 
+/** Call back when the address has changed by other hands while our tab is in front. */
+export function onChange(callback) {
+  const host = page();
+  host.addEventListener("hashchange", () => {
+    const [plugin] = host.location.hash.replace(/^#/, "").split("&");
+    if (host === window || plugin === "actdiag") callback();
+  });
+}
+
 /** Replace the state in the address; what is as by default is left out, and so are other plugins' parts kept. */
 export function write(state) {
   const host = page();

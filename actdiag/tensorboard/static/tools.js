@@ -19,9 +19,9 @@ const SEEN_IN = {
   "saturated-activation": "saturated_fraction",
   "off-center": "mean_energy",
   "exploding-activation": "rms",
-  "collapsed-activation": "rms",
+  "collapsed-activation": "mean_energy",
   "poor-initialization": "rms",
-  "non-finite": "rms",
+  "non-finite": "nonfinite",
   "vanishing-gradient": "grad_rms",
   "exploding-gradient": "grad_rms",
   "no-gradient": "grad_zero_fraction",
@@ -114,7 +114,12 @@ export class LayerTools {
     const { info, state } = this.#app;
     const rows = metricOf(info, state.metric)?.of === "parameter" ? info.parameters : info.sites;
     const keys = [...groups(rows.map(({ name }) => name)).keys()];
-    return keys.filter((key) => !keys.some((other) => key.startsWith(`${other}.`)));
+    const within = (key, among) => among.some((other) => key.startsWith(`${other}.`));
+    const outermost = keys.filter((key) => !within(key, keys));
+    if (outermost.length > 1) return outermost;
+    const inner = keys.filter((key) => !outermost.includes(key)); // one module around nearly all says nothing when it is folded
+    const next = inner.filter((key) => !within(key, inner));
+    return next.length ? next : outermost;
   }
 
   /** Show the state. */

@@ -8,13 +8,14 @@ function around(name) {
   return parts.slice(1).map((_, i) => parts.slice(0, i + 1).join("."));
 }
 
-/** Modules that can be folded: around two layers or more, not around all. Module -> indices of its layers. */
+/** Modules that can be folded: around two layers or more, not around all, of nested ones around the same the inner. Module -> indices of its layers. */
 export function groups(names) {
   const found = new Map();
   names.forEach((name, i) => {
     for (const key of around(name)) found.set(key, [...(found.get(key) ?? []), i]);
   });
-  return new Map([...found].filter(([, members]) => members.length > 1 && members.length < names.length));
+  const inner = (key, members) => [...found].some(([other, own]) => other.startsWith(`${key}.`) && own.length === members.length);
+  return new Map([...found].filter(([key, members]) => members.length > 1 && members.length < names.length && !inner(key, members)));
 }
 
 /**
