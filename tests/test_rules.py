@@ -308,6 +308,11 @@ def test_dead_units_state_the_bound_and_name_the_units() -> None:
     assert "1 of them for the whole" in one("dead-units", snapshot({"act": units(1, suspect_units=40)})).message
 
 
+def test_dead_units_state_the_limits_they_are_judged_by() -> None:
+    found = list(RULES["dead-units"]([snapshot({"act": units(40)})], Limits(dead_warning=0.3, dead_narrow=0.8)))
+    assert "below 0.3," in found[0].evidence["healthy"] and "below 0.8" in found[0].evidence["healthy"]
+
+
 def test_dead_units_tell_what_killed_them() -> None:
     raw = one("dead-units", snapshot({"fc0:in": RAW_INPUT, "act": units(40, first_death_step=0)}))
     assert "not standardized (mean 8, std 5)" in raw.cause and "standardize" in raw.advice[0]

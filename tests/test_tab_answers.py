@@ -94,6 +94,10 @@ def site(order: int, **stats: Any) -> SiteStats:
     return SiteStats(**{"kind": "ReLU", "role": "activation", "order": order, **stats})
 
 
+def test_one_element_that_is_not_finite_is_seen_beside_thousands() -> None:
+    assert {METRICS[name].scale for name in ("nonfinite", "grad_nonfinite")} == {"log"}
+
+
 def snapshot(step: int, *, scale: float = 1.0, sites: Sequence[str] = ("a", "b:in", "b")) -> Snapshot:
     """Numbers that differ at every step and site; some None, some infinite."""
     told = {}

@@ -225,6 +225,14 @@ def test_what_is_looked_at_survives_a_reload(open_tab: Open) -> None:
     see(page, "290 to 390")
 
 
+def test_an_address_that_is_pasted_into_an_open_tab_is_followed(open_tab: Open) -> None:
+    page = open_tab(run="sick")
+    page.evaluate("location.hash = '#actdiag&p.actdiag.run=sick&p.actdiag.view=layer'")
+    page.locator("nav button[data-view=layer][aria-current=page]").wait_for()
+    settled(page)
+    assert state_of(page) == {"run": "sick", "view": "layer"}
+
+
 @pytest.mark.parametrize("state", [{"run": "gone"}, {"view": "none"}, {"site": "gone", "view": "layer"}, {"from": "x"}])
 def test_an_address_that_fits_nothing_shows_something_sensible(
     open_page: Open, board: Board, state: dict[str, str]

@@ -108,6 +108,19 @@ def test_a_module_around_all_layers_is_not_folded(run: Run) -> None:
 
 
 @in_a_browser
+def test_of_modules_around_the_same_layers_the_inner_one_is_folded(run: Run) -> None:
+    names = ["in", *(f"net.blocks.{block}.{layer}" for block in range(2) for layer in "ab")]
+    found = run("tree", "[...m.groups(a).keys()]", names)
+    assert sorted(found) == ["net.blocks", "net.blocks.0", "net.blocks.1"]
+
+
+@in_a_browser
+def test_a_long_name_keeps_its_end_where_it_differs(run: Run) -> None:
+    assert run("format", "m.ending(a, 12)", "backbone.layers.7.act") == "…ayers.7.act"
+    assert run("format", "m.ending(a, 5)", "fc.1") == "fc.1"
+
+
+@in_a_browser
 def test_a_folded_row_holds_the_least_and_the_most_of_its_layers(run: Run) -> None:
     nan, inf = math.nan, math.inf
     low = [[1.0, nan, nan, -inf], [2.0, 5.0, nan, 0.0], [0.5, 7.0, nan, 3.0]]
