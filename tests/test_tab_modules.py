@@ -121,6 +121,15 @@ def test_a_long_name_keeps_its_end_where_it_differs(run: Run) -> None:
 
 
 @in_a_browser
+@pytest.mark.parametrize(
+    "message,place", [("fc:in: 3 of 64 elements are NaN", "fc:in"), ("3 of 64", "fc"), ("fc: all of it", "fc")]
+)
+def test_a_finding_of_an_input_is_seen_at_the_input(run: Run, message: str, place: str) -> None:
+    info = {"sites": [{"name": "fc:in"}, {"name": "fc"}]}
+    assert run("tools", "m.placeOf(a[0], a[1])", [info, {"message": message, "layer": "fc"}]) == place
+
+
+@in_a_browser
 def test_a_folded_row_holds_the_least_and_the_most_of_its_layers(run: Run) -> None:
     nan, inf = math.nan, math.inf
     low = [[1.0, nan, nan, -inf], [2.0, 5.0, nan, 0.0], [0.5, 7.0, nan, 3.0]]

@@ -48,7 +48,7 @@ export async function render() {
 function build() {
   const button = ([view, title]) => h("button", { class: "tab", "data-view": view, onclick: () => set({ view }) }, title);
   parts.nav = h("nav", { "aria-label": "Pages" }, Object.entries(TITLES).map(button));
-  parts.run = select("Run", [], "", (run) => set({ run, step: "" }));
+  parts.run = select("Run", [], "", (run) => set({ run, step: "", from: "", to: "" }));
   parts.dot = h("span", { class: "runmark" });
   parts.status = h("p", { class: "status", role: "status" });
   parts.live = h("input", { type: "checkbox", onchange: () => remember("live", String(parts.live.checked)) });

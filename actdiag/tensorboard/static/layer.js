@@ -10,7 +10,7 @@ import { plural, valueOf, whole } from "./format.js";
 import { Lines } from "./lines.js";
 import { healthyWords } from "./scale.js";
 import { frame } from "./source.js";
-import { zoomed } from "./tools.js";
+import { placeOf, zoomed } from "./tools.js";
 import { UnitMap } from "./units.js";
 
 const COLUMNS = { layer: 500, histogram: 220, units: 400 };
@@ -102,7 +102,7 @@ export class Layer {
     const { info } = this.#app;
     const parameters = info.parameters.filter(({ site }) => site === here.name).map(({ name }) => name);
     const own = new Set([here.name, here.name.split("#")[0], ...parameters]);
-    const found = sorted(info.findings.filter((f) => own.has(f.layer)));
+    const found = sorted(info.findings.filter((f) => own.has(f.layer) || placeOf(info, f) === here.name));
     const told = JSON.stringify([info.name, here.name, found, found.length ? 0 : info.count]);
     if (told === this.#told) return; // what is unfolded stays so
     this.#told = told;

@@ -5,7 +5,7 @@
 import { h, refill } from "./dom.js";
 import { list, sorted, verdict } from "./findings.js";
 import { Heat } from "./heat.js";
-import { LayerTools, askStat, heatEvents, heatState, metricOf, noteOf, openLayer } from "./tools.js";
+import { LayerTools, askStat, heatEvents, heatState, metricOf, noteOf, openLayer, placeOf } from "./tools.js";
 
 const FIRST_SHOWN = 6;
 const PROBLEMS_SHOWN = 3;
@@ -61,7 +61,7 @@ export class Overview {
     const open = all.filter((f) => f.resolved_step === null);
     const rest = [...open.slice(FIRST_SHOWN), ...all.filter((f) => f.resolved_step !== null)];
     const unfolded = this.#summary.querySelector("details")?.open ?? false;
-    const go = (f) => openLayer(this.#app, f.layer, f.step);
+    const go = (f) => openLayer(this.#app, placeOf(this.#app.info, f), f.step);
     refill(
       this.#summary,
       verdict(info),

@@ -44,6 +44,9 @@ export function siteOf(info, name) {
   return owner ?? info.sites.find((site) => site.name.startsWith(`${name}#`))?.name ?? null;
 }
 
+/** Where a finding is seen: at the site its message begins with, which may be the input of its layer. */
+export const placeOf = (info, { message, layer }) => info.sites.find(({ name }) => message.startsWith(`${name}: `))?.name ?? layer;
+
 /** Open the page of a layer, or of the owner of a parameter, at a step; at the one of before where that is null. */
 export function openLayer(app, name, step) {
   const site = siteOf(app.info, name);
