@@ -32,7 +32,7 @@ assert os.environ.get("TRITON_INTERPRET") == "1", "see above"
 
 SMALL, TINY, LARGE = Limits(64, 16, 8, 4), Limits(16, 64, 32, 8), Limits()
 """With small tiles a small tensor has many tiles, parts and splits."""
-NEAR = 2e-6
+NEAR = 5e-6
 """Sums within a tile are float32."""
 SHORT = (Phase.explicit, Phase.generate)
 """The interpreter is slow: an example that fails is not made smaller."""
@@ -115,7 +115,7 @@ def test_the_kernels_and_the_eager_functions_agree(
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, phases=SHORT)
+@settings(max_examples=60, deadline=None, phases=SHORT)
 @cases
 def test_the_kernels_and_the_eager_functions_agree_in_many_cases(
     shape: tuple[int, ...], dtype: torch.dtype, seed: int, memory: str, bad: float, name: str, limits: Limits

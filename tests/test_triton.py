@@ -38,7 +38,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU tha
     "never in the way",
     "tensors of a GPU (CUDA, 16 and 32 bits)",
     exact="counts, ends, octaves; the same tensor gives the same bits",
-    approximate="mean and spread of a unit to 2e-6, a gate to 1e-5. Proven by Triton's interpreter, and compiled "
+    approximate="mean and spread of a unit to 5e-6, a gate to 1e-5. Proven by Triton's interpreter, and compiled "
     "for GPUs: the kernels have not run on one",
 )
 @needs_triton
@@ -376,7 +376,7 @@ def test_on_a_gpu_nothing_synchronizes_and_the_numbers_are_those_of_float64(
             torch.cuda.set_sync_debug_mode("default")
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True) if a is not None and b is not None)
         expected = Eager().reduce(host, FACTS[name], EVERYTHING)
-        same(Reduction(*(part.cpu() for part in found if part is not None)), expected, x.numel(), near=2e-6)
+        same(Reduction(*(part.cpu() for part in found if part is not None)), expected, x.numel(), near=5e-6)
         truth, counts = Eager().gradient(host.x, octaves=True)
         assert gradient.tolist() == pytest.approx(truth.tolist(), rel=1e-9)
         assert octaves is not None and counts is not None and known(octaves) == known(counts)
@@ -403,5 +403,5 @@ def test_a_graph_that_was_captured_reduces_what_it_is_given_later(name: str) -> 
     graph.replay()
     for part, rows in ((found, 64), (unknown, 63)):
         expected = Eager().reduce(arrange(x[:rows].cpu(), 1), FACTS[name], EVERYTHING)
-        same(Reduction(*(value.cpu() for value in part if value is not None)), expected, rows * 300, near=2e-6)
+        same(Reduction(*(value.cpu() for value in part if value is not None)), expected, rows * 300, near=5e-6)
     assert gradient.tolist() == pytest.approx(Eager().gradient(x.cpu(), octaves=False)[0].tolist(), rel=1e-9)
