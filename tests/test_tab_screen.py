@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -40,6 +41,22 @@ def test_the_built_wheel_brings_the_tab_to_an_environment_without_torch(python: 
     assert listed["enabled"] and listed["loading_mechanism"]["module_path"] == "/data/plugin/actdiag/static/index.js"
     found = subprocess.run([str(python), "-I", "-c", "import torch"], capture_output=True, text=True)
     assert "No module named 'torch'" in found.stderr
+
+
+def test_the_loader_of_the_wheel_loads_no_training_library(python: Path) -> None:
+    code = "import sys, actdiag.tensorboard.loader; print([n for n in ('torch', 'lightning') if n in sys.modules])"
+    found = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_tensorboard_complains_of_nothing_and_has_the_stock_curves(board: Board) -> None:
+    for route in ("runs", "run?run=sick", "stat?run=sick&metric=rms"):
+        with urllib.request.urlopen(f"{board.address}/data/plugin/actdiag/{route}") as answer:
+            assert answer.status == 200
+    with urllib.request.urlopen(f"{board.address}/data/plugin/scalars/tags") as answer:
+        tags = json.load(answer)["sick"]
+    assert "actdiag/findings_open" in tags and len(tags) <= 250
+    assert re.search(r"Traceback|3\.0", board.errors.read_text()) is None
 
 
 def test_every_file_of_the_screen_is_in_the_wheel_and_is_served(board: Board) -> None:
