@@ -125,6 +125,7 @@ def store_sums(to_5B, program, programs, n_C, gate_C, low_C, high_C, zeros_C):
 
 @triton.jit
 def store_units(to_5C, unit_C, units, n_C, mean_C, m2_C, low_C, high_C):
+    """The moments of some units, as five rows of float64 [5, units]; what lies beyond the last unit is not stored."""
     to_C, ok_C = to_5C + unit_C, unit_C < units
     tl.store(to_C, n_C, mask=ok_C)
     tl.store(to_C + units, mean_C, mask=ok_C)
