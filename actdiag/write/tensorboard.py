@@ -25,6 +25,7 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT16, DT_INT32, DT_
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.snapshot import Histogram, SiteStats, Snapshot
 from actdiag.write import tags
+from actdiag.write.event_file import EventFile
 from actdiag.write.layout import add_layout
 from actdiag.write.markdown import findings_markdown
 from actdiag.write.pack import pack, schema_of
@@ -52,11 +53,7 @@ class TensorBoardWriter:
     """
 
     def __init__(self, log_dir: str | Path, *, detail: str = "summary", prefix: str = "") -> None:
-        # 0.2 s of imports that a caller with a writer of his own does not need
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        own = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
-        self._begin(_own_sink(own), own.flush, own.close, detail)
+        self._begin(*_opened(log_dir), detail)
         self._front = tags.front(prefix)
         self._own = True
 
@@ -179,8 +176,19 @@ def _kind_of(writer: Any) -> Callable[[Summary], Any]:
     return lambda summary: theirs.FromString(summary.SerializeToString())
 
 
-def _own_sink(own: Any) -> Callable[[Summary, int], None]:
-    return lambda summary, step: own.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+def _opened(log_dir: str | Path) -> tuple[Callable[[Summary, int], None], Callable[[], None], Callable[[], None]]:
+    """How to send, flush and close: a file of our own on a local disk, TensorBoard's writer where it has to ask."""
+    add: Callable[[Event], None]
+    if "://" in str(log_dir):
+        # 0.2 s of imports that nobody else needs
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        remote = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
+        add, flush, close = remote.add_event, remote.flush, remote.close
+    else:
+        own = EventFile(log_dir)
+        add, flush, close = own.add, own.flush, own.close
+    return lambda summary, step: add(Event(wall_time=time.time(), step=step, summary=summary)), flush, close
 
 
 def _shape(shape: Sequence[int]) -> TensorShapeProto:
