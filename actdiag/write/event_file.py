@@ -1,7 +1,7 @@
 """An event file of our own on a local disk, in TensorBoard's format.
 
-A record is its length, the checksum of the length, the bytes, and their checksum. TensorBoard's EventFileWriter does the
-same in a thread, for any file system; here there is no thread and no queue: what is added lies in memory until the
+A record is its length, the checksum of the length, the bytes, and their checksum. TensorBoard's EventFileWriter does
+the same in a thread, for any file system. Here there is no thread and no queue: what is added lies in memory until the
 next flush, which a second without one brings about, and an error comes to whoever adds.
 """
 
@@ -67,6 +67,4 @@ class EventFile:
 def framed(data: bytes) -> bytes:
     """A record as TFRecord files have it."""
     length = struct.pack("<Q", len(data))
-    return b"".join(
-        (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
-    )
+    return b"".join((length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))))
