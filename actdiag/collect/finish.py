@@ -17,6 +17,8 @@ from actdiag.collect.memory import Known
 from actdiag.collect.tally import SUMS, Floats, Tally
 from actdiag.snapshot import Histogram, SiteStats
 
+_LIVING = np.isin(np.arange(128), list(b"arv"))
+"""By the letter of its state, whether a unit is neither dead nor suspect."""
 Columns = Mapping[str, Sequence[Any]]
 """Name -> a number for each site."""
 
@@ -142,7 +144,8 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         return {}
     verdict = known.ledger.judge(known.evidence, step)
     dead = verdict.count("d")
-    forecast = known.trend.forecast(np.array([s in "arv" for s in verdict.states]), known.evidence.window)
+    living_C = _LIVING[np.frombuffer(verdict.states.encode(), np.uint8)]
+    forecast = known.trend.forecast(living_C, known.evidence.window)
     return {
         "units": len(verdict.states),
         "dead_units": dead,

@@ -187,13 +187,13 @@ class UnitLedger:
         rate = opened / max(seen, 1)
         rare = (rate < RARE_RATE) & (seen >= SUSPECT_SAMPLES) & ~dead & ~suspect
         revived = self._remember(dead, silent, ages_3C[2], evidence, step)
-        letters = np.full(dead.shape, "a")
+        letters = np.full(dead.shape, ord("a"), np.uint8)
         for mask, letter in ((rare, "r"), (suspect, "s"), (revived & ~suspect & ~dead, "v"), (dead, "d")):
-            letters[mask] = letter
+            letters[mask] = ord(letter)
         known = evidence.samples >= SUSPECT_SAMPLES and evidence.observations >= MIN_OBSERVATIONS
         died = self._died_at_C[self._died_at_C >= 0]
         return UnitVerdict(
-            states="".join(letters),
+            states=letters.tobytes().decode("ascii"),
             evidence_samples=min(evidence.samples, evidence.window),
             first_death_step=int(died.min()) if died.size else None,
             half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
