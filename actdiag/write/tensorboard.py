@@ -28,7 +28,7 @@ from actdiag.write import tags
 from actdiag.write.event_file import EventFile
 from actdiag.write.layout import add_layout
 from actdiag.write.markdown import findings_markdown
-from actdiag.write.pack import pack, schema_of
+from actdiag.write.pack import Outline, outline_of, pack, schema_of
 from actdiag.write.plain import plain, strict_json
 from actdiag.write.stock import LayerChoice, model_scalars
 
@@ -83,7 +83,7 @@ class TensorBoardWriter:
         self.closed = False
         self._layers = LayerChoice(full=detail == "full")
         self._session = secrets.token_hex(4)
-        self._schema = ""
+        self._outline: Outline | None = None
         self._described: set[str] = set()
         self._open: dict[tuple[str, str], Finding] = {}
         self._written = 0
@@ -128,17 +128,15 @@ class TensorBoardWriter:
             summary.value.add(tag=tag, simple_value=value)
 
     def _add_packed(self, summary: Summary, snapshot: Snapshot) -> None:
-        schema = schema_of(snapshot, self._session)
-        if schema != self._schema:
-            self._schema = schema
-            self._add_text(summary, tags.SCHEMA, schema, plugin=tags.PLUGIN)
+        outline = outline_of(snapshot)
+        if outline != self._outline:
+            self._outline = outline
+            self._add_text(summary, tags.SCHEMA, schema_of(snapshot, self._session), plugin=tags.PLUGIN)
         for tag, array in pack(snapshot).items():
-            tensor = TensorProto(
-                dtype=_DTYPES[array.dtype],
-                tensor_shape=_shape(array.shape),
-                tensor_content=array.tobytes(),
-            )
-            summary.value.add(tag=tag, tensor=tensor, metadata=self._metadata(tag, tags.PLUGIN))
+            value = summary.value.add(tag=tag, metadata=self._metadata(tag, tags.PLUGIN))
+            value.tensor.dtype = _DTYPES[array.dtype]
+            value.tensor.tensor_shape.dim.add(size=array.size)
+            value.tensor.tensor_content = array.tobytes()
 
     def _add_findings(self, summary: Summary, changes: Sequence[Change]) -> None:
         if changes:
