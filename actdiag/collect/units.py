@@ -97,10 +97,14 @@ class UnitEvidence:
         """What was silent throughout grows older by everything; else by what came after it last opened."""
         steps_T, n = seen.steps_T, len(seen.stamps_T)
         since = steps_T[0] - 1 if self.last_step is None else self.last_step
-        growth = np.array([[seen.samples_T.sum()], [n], [steps_T[-1] - since]], dtype=np.float64)
-        after_3T = np.array([seen.samples_T.sum() - seen.samples_T.cumsum(), np.arange(n)[::-1], steps_T[-1] - steps_T])
+        samples_T = seen.samples_T.cumsum()
+        growth = np.array([[samples_T[-1]], [n], [steps_T[-1] - since]], dtype=np.float64)
+        opened_C = seen.last_C > 0
+        if n == 1:  # what has opened has just opened
+            return (self.ages_3C + growth) * ~opened_C
+        after_3T = np.array([samples_T[-1] - samples_T, np.arange(n)[::-1], steps_T[-1] - steps_T])
         at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
-        return np.where(seen.last_C > 0, after_3T[:, at_C], self.ages_3C + growth)
+        return np.where(opened_C, after_3T[:, at_C], self.ages_3C + growth)
 
     def state(self) -> dict[str, Any]:
         """Everything known, as plain values and tensors of the host."""
