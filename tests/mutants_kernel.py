@@ -39,7 +39,7 @@ KERNEL = {
         ("octaves follow the memory", "octave(row_of(x, g, i / g[INNER]) + i % g[INNER])", "octave(x + i)"),
         ("half of a gradient is squared", "total((sum[0] + sum[1]) + (sum[2] + sum[3]))", "total(sum[0] + (sum[2] + sum[3]))"),
         ("the filling of a rest is zero", "*zeros += x[i] == 0;\n        *zeros", ";\n        *zeros"),
-        ("a sampled weight is read densely", "after[t][(i + k) * strides[t]]", "after[t][i + k]"),
+        ("a sampled weight is read densely", "after[t][i * strides[t]]", "after[t][i]"),
     ],
     ("collect/plan.py", "test_fused"): [
         ("a bound is not rounded to the tensor's type", ".to(dtype).double().numpy())", ")"),
