@@ -61,7 +61,7 @@ KERNEL = {
         ("gates are not interpolated", "at *= table[1].take(left", "at *= 0 * table[1].take(left") ,
         ("without a kernel the sign of a slope stays", "np.abs(at, out=at).sum()", "at.sum()"),
         ("no value is saturated", "_beyond(block, plan.ends[:1])", "0"),
-        ("gradients that are not finite are zero", "np.array([fine.size, np.dot(fine, fine), zeros, block.size - fine.size])", "np.array([block.size, np.dot(fine, fine), zeros, 0])"),
+        ("gradients that are not finite are zero", "np.array([np.count_nonzero(fine), wide[fine].sum(), zeros, np.count_nonzero(~fine)])", "np.array([block.size, wide[fine].sum(), zeros, 0])"),
         ("zeros are counted once a list", "x.numel() - np.count_nonzero(x.numpy())", "0 * x.numel()"),
     ],
     ("collect/kernel.py", "test_fused"): [

@@ -98,9 +98,9 @@ class Lean:
         if not fits(g, copies=not g.is_contiguous()):
             return self._eager.gradient(g, octaves=octaves)
         with quiet(g):
-            total_4 = np.zeros(4)
+            total_4, wide = np.zeros(4), np.empty(min(_BLOCK, g.numel()))
             for block in _blocks(g.reshape(-1).float().numpy()):
-                total_4 += _square_up(block)
+                total_4 += _square_up(block, wide[: block.size])
             return torch.from_numpy(total_4), count_octaves(g) if octaves else None
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -123,15 +123,18 @@ def _blocks(flat: Floats) -> Iterator[Floats]:
     return (flat[start : start + _BLOCK] for start in range(0, len(flat), _BLOCK))
 
 
-def _square_up(block: Floats) -> Floats:
-    """Finite elements, their squares, zeros, and what is not finite. The square of a float is a finite double."""
-    wide = block.astype(np.float64)
-    square = float(np.dot(wide, wide))
+def _square_up(block: Floats, wide: Floats) -> Floats:
+    """Finite elements, their squares, zeros, and what is not finite. The square of a float is a finite double.
+
+    Without a dot product: that is BLAS's, which wakes threads of its own, and they wait for each other by spinning.
+    """
+    wide[:] = block
+    square = float(np.multiply(wide, wide, out=wide).sum())
     zeros = np.count_nonzero(block == 0)
     if square < np.inf:
         return np.array([block.size, square, zeros, 0])
-    fine = wide[np.isfinite(wide)]
-    return np.array([fine.size, np.dot(fine, fine), zeros, block.size - fine.size])
+    fine = np.isfinite(wide)
+    return np.array([np.count_nonzero(fine), wide[fine].sum(), zeros, np.count_nonzero(~fine)])
 
 
 def _moments(x: Floats, unit_dim: int) -> tuple[Tensor, Tensor] | None:
