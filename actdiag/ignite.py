@@ -21,8 +21,6 @@ from actdiag.diagnose.finding import Finding
 from actdiag.loggers import Targets
 from actdiag.observed import Observed, observe
 from actdiag.optimizers import given_optimizers
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
 
@@ -68,7 +66,7 @@ class Attached:
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this run", self.snapshots, self.findings)])
+        return self._observed.report()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: give the handle to Ignite's Checkpoint as `{"actdiag": handle, ...}`.

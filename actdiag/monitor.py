@@ -16,8 +16,6 @@ from actdiag.diagnose.finding import Finding
 from actdiag.loggers import Targets
 from actdiag.observed import observe
 from actdiag.optimizers import given_optimizers
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.stepping import Driver
 from actdiag.write.protocol import Writer
@@ -113,7 +111,7 @@ class Monitor:
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this run", self.snapshots, self.findings)])
+        return self._observed.report()
 
     # torch.distributed.algorithms.Join([ddp_model, monitor]): ranks that have inputs left, and ranks that have not ----
 

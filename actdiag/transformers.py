@@ -22,11 +22,9 @@ from actdiag.collect.rounds import frames
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import experiment_writers
-from actdiag.observed import Observed
+from actdiag.observed import Observed, Seen, driven
 from actdiag.optimizers import given_optimizers
 from actdiag.outlet import Outlet
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.state import terms_of
 from actdiag.write.protocol import Writer
@@ -65,10 +63,9 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._given = options
         self._options = build_options(options)
         terms_of(self._options)  # what cannot be judged on is said now, and not when the training starts
-        self._observed: Observed | None = None
+        self._seen = Seen("this training")
         self._trainer: Any = None
         self._guard: _Guard | None = None
-        self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
         self._writes = False
 
     # What the user reads ---------------------------------------------------------------------------------
@@ -76,31 +73,33 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
     @property
     def findings(self) -> list[Finding]:
         """All findings of the last or running training, oldest first."""
-        return list(self._observed.findings if self._observed else self._last[1])
+        return self._seen.findings
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """The last 64 recorded steps, oldest first."""
-        return list(self._observed.snapshots if self._observed else self._last[0])
+        return self._seen.snapshots
 
     @property
     def latest(self) -> Snapshot | None:
         """The last recorded step, or None before the first."""
-        return self.snapshots[-1] if self.snapshots else None
+        return self._seen.latest
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this training", self.snapshots, self.findings)])
+        return self._seen.report()
 
     def close(self) -> None:
         """Leave the model as it was. Done by itself at the end of a training, and where a step raises."""
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.leave()
-        observed, self._observed, self._trainer = self._observed, None, None
-        if observed is not None:
-            observed.close()
-            self._last = observed.snapshots, observed.findings
+        self._trainer = None
+        self._seen.end()
+
+    @property
+    def _observed(self) -> Observed | None:
+        return self._seen.running
 
     # The Trainer's events --------------------------------------------------------------------------------
 
@@ -118,9 +117,9 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer, checkpoint = _running_trainer()
         options = self._fitted(args, state)
         model = getattr(self._trainer, "model_wrapped", given["model"])
-        observed = Observed(model, given_optimizers(given["optimizer"]), options, told=True)
+        observed = driven(model, given_optimizers(given["optimizer"]), options, told=True)
         observed.session.scaler.scaler = options.grad_scaler or getattr(given["optimizer"], "scaler", None)
-        self._observed, self._writes = observed, options.distributed == "off" or state.is_world_process_zero
+        self._seen.running, self._writes = observed, options.distributed == "off" or state.is_world_process_zero
         if state.global_step:
             self._load(Path(checkpoint or _folder(args, state)))
 
@@ -221,8 +220,7 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """A callback is copied and travels to other processes without hooks, writers or a model."""
-        last = (self.snapshots, self.findings)
-        return {**self.__dict__, "_observed": None, "_trainer": None, "_guard": None, "_last": last}
+        return {**self.__dict__, "_trainer": None, "_guard": None}
 
 
 class _Guard:

@@ -32,7 +32,6 @@ DOORS = {
         ("the Trainer's interval is not taken", "steps != int(steps)", "True"),
         ("every rank of a Trainer writes", '"off" or state.is_world_process_zero', '"off" or True'),
         ("a file is written without a tracker", "if not trackers and not any(", "if trackers and not any("),
-        ("a callback is copied with its session", '"_observed": None, "_trainer"', '"_trainer"'),
         ("two callbacks share a file", "'-' if self._options.prefix else ''}{self._options.prefix}", "''}"),
     ],
     ("ignite.py", "test_ignite"): [
@@ -47,6 +46,10 @@ DOORS = {
         ("an interrupted engine leaves hooks", "session.guarded(session.begin_again", "(lambda *_: 0)(session"),
         ("a terminated engine is not closed", "(Events.TERMINATE, self._over),", ""),
         ("an engine is not terminated", "engine.terminate()", "pass"),
+    ],
+    ("observed.py", "test_transformers"): [
+        ("a callback is copied with its session", '"running": None, "_last"', '"_last"'),
+        ("nothing is kept of a training that is over", "self._last = observed.snapshots, observed.findings", "pass"),
     ],
     ("stepping.py", "test_transformers"): [
         ("a due step that was skipped is lost", "self._session.begin_again(step)", "pass"),

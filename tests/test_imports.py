@@ -41,7 +41,7 @@ ALLOWED = {
     "observed": {"session", "stepping", "outlet", "loggers"} | ROOMS | LEAVES,
     "monitor": {"observed", "stepping", "optimizers", "loggers"} | ROOMS | LEAVES,
     "checkup": {"session", "claims"} | ROOMS | LEAVES,
-    "lightning": {"session", "state", "outlet", "loggers"} | ROOMS | LEAVES,
+    "lightning": {"observed", "session", "state", "outlet", "loggers"} | ROOMS | LEAVES,
     "transformers": {"observed", "optimizers", "state", "outlet", "loggers"} | ROOMS | LEAVES,
     "ignite": {"observed", "optimizers", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
