@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
     from actdiag.write.jsonl import JsonlWriter
     from actdiag.write.memory import MemoryWriter
+    from actdiag.write.scalars import ScalarWriter
     from actdiag.write.tensorboard import TensorBoardWriter
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "MemoryWriter",
     "Monitor",
     "ParameterStats",
+    "ScalarWriter",
     "SiteStats",
     "Snapshot",
     "TensorBoardWriter",
@@ -53,6 +55,7 @@ _HOME = {
     "MemoryWriter": "actdiag.write.memory",
     "Monitor": "actdiag.monitor",
     "ParameterStats": "actdiag.snapshot",
+    "ScalarWriter": "actdiag.write.scalars",
     "SiteStats": "actdiag.snapshot",
     "Snapshot": "actdiag.snapshot",
     "TensorBoardWriter": "actdiag.write.tensorboard",

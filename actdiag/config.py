@@ -196,6 +196,12 @@ class Options:
         "stock TensorBoard scalars per layer: 'summary' at most 12 layers a metric, 'full' every layer",
         _one_of("summary", "full"),
     )
+    loggers: str = _option(
+        "summary",
+        "what loggers beside TensorBoard get, in one call a recorded step: 'summary' at most 16 layers a metric, "
+        "'full' every layer, 'model' curves of the whole model alone, 'off' nothing",
+        _one_of("summary", "full", "model", "off"),
+    )
     prefix: str = _option(
         "",
         "name of this monitor beside others of the same run, before its tags: '<prefix>.actdiag/...'; a model and a "

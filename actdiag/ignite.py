@@ -139,8 +139,8 @@ def attach(
 ) -> Attached:
     """Observe the training that an engine runs; what is seen of it is read from the handle that comes back.
 
-    - `model`, `optimizer`, `log_dir`, `writers` and the options are those of `actdiag.Monitor`; `writers` may hold the
-      `writer` of Ignite's TensorboardLogger.
+    - `model`, `optimizer`, `log_dir`, `writers` and the options are those of `actdiag.Monitor`; `writers` may hold
+      Ignite's TensorboardLogger, MLflowLogger, and functions of (metrics, step) such as `WandBLogger.log`.
     - A step is an optimizer step; its number is the engine's iteration in which it is made, from 1, as Ignite logs.
     - It ends with the run (completed, terminated, or by an exception); to observe another run, attach again.
     - `stop_on` terminates the run after the iteration.

@@ -3,8 +3,8 @@
     from actdiag.lightning import ActivationMonitor
     Trainer(callbacks=[ActivationMonitor()])
 
-It finds every TensorBoard logger of the trainer, writes at the logger's own step into the logger's own run, and
-records every `trainer.log_every_n_steps` steps unless told otherwise.
+It finds every logger of the trainer, writes at the logger's own step into the logger's own run (everything to
+TensorBoard, curves to others), and records every `trainer.log_every_n_steps` steps unless told otherwise.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ class Monitor:
     - `optimizer`: one or a list; the first one's steps are the steps that are counted, from 0. A step holds the
       updates of all others since the step before, and of those that follow it before the next forward. Without an
       optimizer the loop calls `monitor.step()` after each update.
-    - `log_dir`: a run directory for TensorBoard. `writers`: objects with `write` and `close`, or SummaryWriters of
-      the caller's, which are written to at the same steps and never closed.
+    - `log_dir`: a run directory for TensorBoard. `writers`: objects with `write` and `close`; or what the caller logs
+      with, which is written to at the same steps and never closed: SummaryWriters, loggers with
+      `log_metrics(metrics, step)`, trackers of Accelerate, functions of (metrics, step). See `actdiag.ScalarWriter`.
     - options: see `actdiag.config.Options`; all keyword-only, the same through every door.
 
     Of several processes, build it on each, at the same place of the program: at a recorded step all of them take part

@@ -21,7 +21,7 @@ import torch
 from actdiag.collect.rounds import frames
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
-from actdiag.loggers import experiment_writers
+from actdiag.loggers import Sink, integration, sink_writers
 from actdiag.observed import Observed, Seen, driven
 from actdiag.optimizers import given_optimizers
 from actdiag.outlet import Outlet
@@ -47,6 +47,8 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     - It writes into the SummaryWriter of the Trainer's TensorBoardCallback. Where `report_to` names no tracker it
       writes nothing; where it names only others, an event file in `<output_dir>/actdiag`. The log says which.
+    - Other trackers of `report_to` get the curves by their own `on_log`, under the names that they give to the
+      Trainer's numbers (`train/actdiag/dead_units`); the Trainer's `log_history` and its console do not.
     - What a resumed training must know is saved in every checkpoint folder, as `actdiag.pt`, and found there by
       `train(resume_from_checkpoint=...)`. Two callbacks in one Trainer need different `prefix`es.
     - `stop_on` has the Trainer stop after the step.
@@ -130,7 +132,7 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         session = self._observed.session
         if self._writes:  # not earlier: the Trainer's TensorBoardCallback may have been added after this one
             self._writes = False
-            session.guarded(self._open, args)
+            session.guarded(self._open, args, state, control)
         session.epoch = int(state.epoch or 0)
         session.guarded(self._observed.driver.begin_at, state.global_step + 1)
         if self._trainer is not None and self._guard is None and not session.closed:
@@ -175,21 +177,25 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
             return self._options
         return build_options({**self._given, "log_every_n_steps": int(steps)})
 
-    def _open(self, args: Any) -> None:
+    def _open(self, args: Any, state: Any, control: Any) -> None:
         assert self._observed is not None
         session = self._observed.session
-        session.outlet = Outlet(session.options, self._writers(args, session.options))
+        session.outlet = Outlet(session.options, self._writers(args, state, control))
         session.outlet.carry(session.ledger.open_findings())  # of a checkpoint
 
-    def _writers(self, args: Any, options: Options) -> list[Writer]:
-        handler = getattr(self._trainer, "callback_handler", None)
-        named = [(type(one).__name__, getattr(one, "tb_writer", None)) for one in getattr(handler, "callbacks", ())]
+    def _writers(self, args: Any, state: Any, control: Any) -> list[Writer]:
+        callbacks = getattr(getattr(self._trainer, "callback_handler", None), "callbacks", ())
+        sinks = [
+            Sink(type(one).__name__, getattr(one, "tb_writer", None), integration(one, args, state, control))
+            for one in callbacks
+        ]
         trackers = [name for name in args.report_to if name != "none"]
-        if not trackers and not any(writer for _, writer in named):
+        if not trackers and not any(sink.experiment or sink.metrics for sink in sinks):
             _say("", "report_to names no tracker: findings are told here, and nothing is written to disk")
             return []
+        assert self._observed is not None
         where = Path(getattr(args, "logging_dir", None) or args.output_dir) / "actdiag"
-        return experiment_writers(named, options, where, _say)
+        return sink_writers(sinks, self._observed.session.options, where, _say)
 
     def _file(self, folder: Path) -> Path:
         return folder / f"actdiag{'-' if self._options.prefix else ''}{self._options.prefix}.pt"
