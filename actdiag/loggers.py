@@ -56,7 +56,7 @@ def writer_into(thing: Any, options: Options, *, name: str = "") -> TensorBoardW
 
 def summary_writer_of(thing: Any) -> Any:
     """The SummaryWriter that an object is, or has, as loggers of Lightning, Accelerate and Ignite do; or None."""
-    for owned in ("", "experiment", "tracker", "writer"):
+    for owned in ("experiment", "tracker", "writer", ""):  # Ignite's forwards what it has not to its writer
         with contextlib.suppress(Exception):  # a logger that cannot begin says so when it is written to
             found = getattr(thing, owned) if owned else thing
             if tensorboard_like(found):

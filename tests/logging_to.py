@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from actdiag import Monitor
 
@@ -84,3 +85,16 @@ def wide(layers: int) -> nn.Module:
     """A network of so many ReLU layers."""
     pairs: Sequence[nn.Module] = [module for _ in range(layers) for module in (nn.Linear(4, 4), nn.ReLU())]
     return nn.Sequential(*pairs)
+
+
+def hands_on(rank: int, world: int) -> tuple[int, ...]:
+    """What a store has been given on a rank of a data-parallel training, as `train` records."""
+    net, store = wide(2), Store()
+    ddp = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(ddp, optimizer, writers=[store], log_every_n_steps=2, max_overhead=None):
+        for _ in range(6):
+            optimizer.zero_grad()
+            ddp(torch.ones(4, 4)).sum().backward()
+            optimizer.step()
+    return store.steps

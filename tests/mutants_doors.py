@@ -64,4 +64,52 @@ DOORS = {
     ("write/tensorboard.py", "test_write_tensorboard"): [
         ("tensorboardX is given foreign classes", "theirs.FromString(summary.SerializeToString())", "summary"),
     ],
+    ("write/scalars.py", "test_loggers"): [
+        ("names hold what stores refuse", '_REFUSED.sub("_", self._front + tag)', "self._front + tag"),
+        ("two layers share a curve", "while name in taken:", "while False:"),
+        (
+            "the step goes where a store has its prefix",
+            "return _by_name(call) if _names_step(call) else call",
+            "return call",
+        ),
+        ("a class is taken for a store", "if isinstance(target, type):", "if False:"),
+        ("trackers of Accelerate are refused", 'call = getattr(target, "log", None)', "call = None"),
+    ],
+    ("write/stock.py", "test_loggers"): [
+        ("the model's detail has layers", "return found if self._of_model_only else", "return found if False else"),
+        ("findings stay open for ever", "self.open.pop(key, None)", "pass"),
+    ],
+    ("outlet.py", "test_loggers"): [
+        ("a store that fails has no name", "return writer.name if isinstance(writer, ScalarWriter) else", "return"),
+    ],
+    ("loggers.py", "test_loggers"): [
+        (
+            "two monitors mix their curves in a store",
+            "if LOGGERS.holders(target, options.prefix, type(writer)):",
+            "if False:",
+        ),
+        (
+            "a TensorBoard logger gets curves alone",
+            'for owned in ("experiment", "tracker", "writer", ""):',
+            'for owned in ("",):',
+        ),
+        ("off by option and on by hand", '    if options.loggers == "off":', "    if False:"),
+    ],
+    ("loggers.py", "test_trainer_loggers"): [
+        ("loggers of a trainer are not left alone", ' or options.loggers == "off"', ""),
+        ("a tracker is told of the step before", "then.global_step = step", "_ = step"),
+        (
+            "a tracker stops the Trainer",
+            "callback.on_log(args, then, copy(control)",
+            "callback.on_log(args, then, control",
+        ),
+        (
+            "every callback hears of our numbers",
+            'if not any(kind.__module__.startswith("transformers.integrations")',
+            "if not any(True",
+        ),
+        ("TensorBoard is told twice", 'if hasattr(callback, "tb_writer") or any(', "if any("),
+        ("DVCLive has steps of ours", 'any("DVCLive" in kind.__name__ for kind in kinds)', "False"),
+        ("beside a store there is no event file", "return found if events else", "return found if found else"),
+    ],
 }
