@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from actdiag.checkup import check
     from actdiag.collect.activations import ActivationFacts
-    from actdiag.config import ConfigError
+    from actdiag.config import ConfigError, Options, build_options
     from actdiag.diagnose.finding import Finding, Verdict
     from actdiag.diagnose.limits import Limits
     from actdiag.monitor import Monitor
@@ -35,12 +35,14 @@ __all__ = [
     "Limits",
     "MemoryWriter",
     "Monitor",
+    "Options",
     "ParameterStats",
     "ScalarWriter",
     "SiteStats",
     "Snapshot",
     "TensorBoardWriter",
     "Verdict",
+    "build_options",
     "check",
 ]
 
@@ -54,12 +56,14 @@ _HOME = {
     "Limits": "actdiag.diagnose.limits",
     "MemoryWriter": "actdiag.write.memory",
     "Monitor": "actdiag.monitor",
+    "Options": "actdiag.config",
     "ParameterStats": "actdiag.snapshot",
     "ScalarWriter": "actdiag.write.scalars",
     "SiteStats": "actdiag.snapshot",
     "Snapshot": "actdiag.snapshot",
     "TensorBoardWriter": "actdiag.write.tensorboard",
     "Verdict": "actdiag.diagnose.finding",
+    "build_options": "actdiag.config",
     "check": "actdiag.checkup",
 }
 

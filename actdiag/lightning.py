@@ -12,13 +12,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from actdiag.config import ConfigError, Options, build_options, changed_options
+from actdiag.config import ConfigError, Options, build_options, changed_options, described, parameters
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import logged_step, trainer_writers
 from actdiag.observed import Observed, Seen
@@ -278,15 +277,10 @@ def _make() -> Any:
     def init(self: Any, **options: Any) -> None:
         _Hooks.__init__(self, **options)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    hints = get_type_hints(Options)
-    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    for spec in fields(Options):
-        default, kind = getattr(Options(), spec.name), hints[spec.name]
-        if spec.name == "log_every_n_steps":
-            default, kind = None, int | None  # the trainer's own
-        parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=kind))
-    init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = parameters(log_every_n_steps=(None, int | None))  # the trainer's own
+    init.__signature__ = inspect.Signature([itself, *own])  # type: ignore[attr-defined]
+    init.__doc__ = described()
     return type(
         "ActivationMonitor",
         (_Hooks, *_callback_bases()),

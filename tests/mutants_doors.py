@@ -112,4 +112,25 @@ DOORS = {
         ("DVCLive has steps of ours", 'any("DVCLive" in kind.__name__ for kind in kinds)', "False"),
         ("beside a store there is no event file", "return found if events else", "return found if found else"),
     ],
+    ("config.py", "test_configuration"): [
+        ("off in a file is no value", "off=spec.name in _HAVE_OFF", "off=False"),
+        ("a list is another option than a tuple", "tuple(value) if isinstance(value, list) else value", "value"),
+        (
+            "what OmegaConf cannot read is its error",
+            "except Exception as error:  # an interp",
+            "except KeyError as error:  # an interp",
+        ),
+        ("a text that spells a number is not explained", "number = number_in(value)", "number = None"),
+        ("options may be a list", "if given is not None and not isinstance(given, Mapping):", "if False:"),
+        ("a kept file has functions in it", "found[name] = for_files(", "found[name] = ("),
+        ("the help of LightningCLI is empty", "one.metadata['doc']}{units", "''}{units"),
+    ],
+    ("values.py", "test_configuration"): [
+        (
+            "a mapping stays the caller's",
+            "return {key: own(item, off=off) for key, item in value.items()}",
+            "return value",
+        ),
+        ("a list stays OmegaConf's", "else list(map(own, value))", "else value"),
+    ],
 }

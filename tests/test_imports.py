@@ -24,7 +24,9 @@ DOORS = {"monitor", "lightning", "transformers", "ignite", "checkup"}
 ALLOWED = {
     "snapshot": set(),
     "names": set(),
-    "config": set(),
+    "values": set(),
+    "checks": set(),
+    "config": {"checks", "values"},
     "collect": {"collect"} | LEAVES,
     "diagnose": {"diagnose", "snapshot"},
     "write": {"write", "diagnose", "snapshot"},
