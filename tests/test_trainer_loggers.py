@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ignite.handlers import TensorboardLogger
 
-from actdiag import ConfigError, Monitor
+from actdiag import ConfigError, Monitor, loggers
 from actdiag.ignite import attach
 from actdiag.report.read import read_runs
 from tests.logging_to import STEPS, Store, hands_on
@@ -21,6 +21,8 @@ from tests.trainers import EVERY_STEP, TrainerCallback, trainer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from transformers.integrations import TensorBoardCallback
+
     from actdiag.lightning import ActivationMonitor
     from actdiag.transformers import ActivationMonitorCallback
     from tests.test_lightning import NAMESPACES, fit
@@ -199,6 +201,7 @@ def test_tensorboards_own_callback_is_not_told_twice(tmp_path: Path) -> None:
     events = EventAccumulator(str(path))
     events.Reload()
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("train/actdiag")]
+    assert loggers.integration(TensorBoardCallback(), None, None, None) is None, "nor before it has a writer"
 
 
 # Ignite -------------------------------------------------------------------------------------------------
