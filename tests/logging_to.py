@@ -20,7 +20,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 8)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows [N, 4] to [N, 8]."""
@@ -83,7 +85,9 @@ class Broken:
 
 def wide(layers: int) -> nn.Module:
     """A network of so many ReLU layers."""
-    pairs: Sequence[nn.Module] = [module for _ in range(layers) for module in (nn.Linear(4, 4), nn.ReLU())]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pairs: Sequence[nn.Module] = [module for _ in range(layers) for module in (nn.Linear(4, 4), nn.ReLU())]
     return nn.Sequential(*pairs)
 
 
