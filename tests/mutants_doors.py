@@ -66,7 +66,7 @@ DOORS = {
     ],
     ("write/scalars.py", "test_loggers"): [
         ("names hold what stores refuse", '_REFUSED.sub("_", self._front + tag)', "self._front + tag"),
-        ("two layers share a curve", "while name in taken:", "while False:"),
+        ("two layers share a curve", "while name in self._taken:", "while False:"),
         (
             "the step goes where a store has its prefix",
             "return _by_name(call) if _names_step(call) else call",

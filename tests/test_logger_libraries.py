@@ -164,6 +164,16 @@ def test_the_log_of_a_run_is_such_a_function(tmp_path: Path) -> None:
 
 
 @needs_wandb
+def test_the_log_of_ignites_wandb_logger_is_such_a_function(tmp_path: Path) -> None:
+    import wandb
+    from ignite.handlers.wandb_logger import WandBLogger
+
+    logger = WandBLogger(project="p", dir=str(tmp_path))
+    train(logger.log)
+    assert [row["_step"] for row in history(wandb.run) if CURVE in row] == list(STEPS)
+
+
+@needs_wandb
 def test_lightnings_wandb_logger_has_the_curves_at_the_trainers_steps(tmp_path: Path) -> None:
     callback = ActivationMonitor(max_overhead=None)
     logger = pytorch_lightning.loggers.WandbLogger(save_dir=str(tmp_path), project="p", offline=True)

@@ -16,6 +16,7 @@ from actdiag.ignite import attach
 from actdiag.report.read import read_runs
 from tests.logging_to import STEPS, Store, hands_on
 from tests.ranks import run_ranks
+from tests.regimes import regime
 from tests.test_ignite import batches, engine, model
 from tests.trainers import EVERY_STEP, TrainerCallback, trainer
 
@@ -48,6 +49,13 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@regime(
+    "Lightning",
+    "loggers beside TensorBoard: CSV, Weights & Biases, MLflow, the user's own",
+    exact="the curves of TensorBoard's Scalars page, one call a recorded step, at the trainer's own steps",
+    not_observed="histograms, unit maps and the words of findings go into an event file of our own",
+    proves=("R36",),
+)
 def test_the_csv_logger_has_a_row_of_curves_at_each_recorded_step_beside_the_loss(L: Any, tmp_path: Path) -> None:
     callback = ActivationMonitor(max_overhead=None)
     fit(L, tmp_path, callback, logger=L.loggers.CSVLogger(str(tmp_path / "csv")), log_every_n_steps=1)
@@ -157,6 +165,12 @@ def integration(*, broken: bool = False, name: str = "StoreCallback") -> Any:
     return found
 
 
+@regime(
+    "trainers",
+    "other trackers of report_to: Weights & Biases, MLflow, Trackio",
+    exact="the same curves by their callbacks' own on_log, at the Trainer's own steps; nothing in its history",
+    not_observed="DVCLive, whose on_log ends a step of its own",
+)
 def test_the_trackers_of_a_trainer_are_told_and_its_history_and_console_are_not(tmp_path: Path) -> None:
     tracker, other = integration(), Listening()
     callback = ActivationMonitorCallback(max_overhead=None)

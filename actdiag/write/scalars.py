@@ -39,6 +39,7 @@ class ScalarWriter:
         self._curves = Curves(detail)
         self._front = tags.front(prefix)
         self._names: dict[str, str] = {}
+        self._taken: set[str] = set()
         self.closed = False
 
     def write(self, snapshot: Snapshot, changes: Sequence[Change]) -> None:
@@ -54,10 +55,11 @@ class ScalarWriter:
     def _spelled(self, tag: str) -> str:
         """The name of a curve; what would be the name of another one gets underscores until it is not."""
         if tag not in self._names:
-            name, taken = _REFUSED.sub("_", self._front + tag), set(self._names.values())
-            while name in taken:
+            name = _REFUSED.sub("_", self._front + tag)
+            while name in self._taken:
                 name += "_"
             self._names[tag] = name
+            self._taken.add(name)
         return self._names[tag]
 
 
