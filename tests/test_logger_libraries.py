@@ -206,3 +206,13 @@ def test_the_log_of_trackio_is_such_a_function(tmp_path: Path) -> None:
     trackio.finish()
     rows = [row for row in SQLiteStorage.get_logs("p", "r") if CURVE in row]
     assert [(row["step"], row[CURVE]) for row in rows] == [(s.step, s.sites["relu#1"].rms) for s in monitor.snapshots]
+
+
+@needs_trackio
+def test_the_trainers_trackio_has_the_curves_among_the_trainers_own(tmp_path: Path) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    callback = ActivationMonitorCallback(max_overhead=None)
+    trainer(tmp_path / "out", callback, report_to="trackio", project="q", run_name="r", logging_steps=2).train()
+    rows = [row for row in SQLiteStorage.get_logs("q", "r") if "train/actdiag_rms/net.1" in row]
+    assert [row["train/global_step"] for row in rows] == [s.step for s in callback.snapshots]
