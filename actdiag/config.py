@@ -207,6 +207,7 @@ def build_options(given: Mapping[str, Any] | None) -> Options:
 def parameters(**replaced: tuple[Any, Any]) -> list[inspect.Parameter]:
     """The options as keyword-only parameters of a signature. `replaced`: a default and a type that are a door's own."""
     plain, hints = Options(), get_type_hints(Options)
+    hints |= {"distributed": str | bool, "loggers": str | bool, "severities": Mapping[str, str | bool]}  # off is False
     told = {spec.name: (getattr(plain, spec.name), hints[spec.name]) for spec in fields(Options)} | replaced
     kind = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(name, kind, default=default, annotation=hint) for name, (default, hint) in told.items()]

@@ -176,6 +176,21 @@ def test_what_a_file_cannot_hold_is_said_when_it_is_to_be_written(options: dict[
         Options(**options).to_mapping()
 
 
+def test_the_parser_of_lightning_cli_takes_the_section_with_its_types(tmp_path: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(ActivationMonitor, "monitor")
+    path = tmp_path / "config.yaml"
+    for off in (False, "off"):
+        changed = {"distributed": off, "loggers": off, "severities": {"stalled-update": off}}
+        path.write_text(yaml.safe_dump({"monitor": section(**changed)}))
+        made = parser.instantiate(parser.parse_args(["--config", str(path)])).monitor
+        assert made._options == build_options(section(**changed))
+        assert made._options.severities == {"stalled-update": "off"}
+
+
 # OmegaConf and Hydra ------------------------------------------------------------------------------------
 
 
