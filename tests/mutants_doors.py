@@ -123,6 +123,7 @@ DOORS = {
         ("a text that spells a number is not explained", "number = number_in(value)", "number = None"),
         ("options may be a list", "if given is not None and not isinstance(given, Mapping):", "if False:"),
         ("a kept file has functions in it", "found[name] = for_files(", "found[name] = ("),
+        ("off is refused by LightningCLI", '"loggers": str | bool, ', ""),
         ("the help of LightningCLI is empty", "one.metadata['doc']}{units", "''}{units"),
     ],
     ("values.py", "test_configuration"): [
@@ -132,5 +133,12 @@ DOORS = {
             "return value",
         ),
         ("a list stays OmegaConf's", "else list(map(own, value))", "else value"),
+    ],
+    ("session.py", "test_loggers"): [
+        (
+            "what writers take is no cost",
+            "self._publish(snapshot)\n        self.schedule.budget.lap(mode)",
+            "self._publish(snapshot)\n            self.schedule.budget.restart()\n        self.schedule.budget.lap(mode)",
+        ),
     ],
 }

@@ -6,16 +6,19 @@ import csv
 import math
 import re
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+import actdiag
 from actdiag import ConfigError, ScalarWriter
 from actdiag.report.read import read_runs
-from tests.logging_to import STEPS, Broken, Comet, Store, train, wide
+from tests.logging_to import STEPS, Broken, Comet, Net, Store, train, wide
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -147,13 +150,37 @@ def test_a_store_that_fails_costs_one_warning_that_names_it_and_nothing_else(
 
 
 def test_a_second_monitor_of_a_prefix_leaves_a_store_to_the_first(caplog: pytest.LogCaptureFixture) -> None:
-    import actdiag
-
     store, models = Comet(), [wide(1), wide(1)]
     monitors = [actdiag.Monitor(model, writers=[store]) for model in models]
     assert len(said(caplog, "another monitor writes to the same logger with prefix=''")) == 1
     monitors[0].close()
     assert actdiag.Monitor(models[0], writers=[store]) and len(said(caplog, "another monitor writes")) == 1
+
+
+def test_what_a_slow_store_takes_counts_as_cost_and_lengthens_the_interval() -> None:
+    class Slow(Store):
+        def __call__(self, metrics: Any, step: int) -> None:
+            super().__call__(metrics, step)
+            clock.now += 0.5
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    clock, store, model = Clock(), Slow(), Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with actdiag.Monitor(model, optimizer, writers=[store], log_every_n_steps=10, attentive=False) as monitor:
+        monitor._session.schedule.budget._clock = clock
+        for _ in range(400):
+            clock.now += 0.01
+            optimizer.zero_grad()
+            model(torch.ones(4, 4)).sum().backward()
+            optimizer.step()
+    gaps = [later - earlier for earlier, later in pairwise(store.steps)]
+    assert len(store.steps) < 12 and gaps[0] == 10 and gaps[-1] > 40
+    assert monitor.latest is not None and monitor.latest.overhead_ms == pytest.approx(500)
 
 
 # Fabric and Accelerate ----------------------------------------------------------------------------------
