@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from actdiag.checkup import check
     from actdiag.collect.activations import ActivationFacts
-    from actdiag.config import ConfigError
+    from actdiag.config import ConfigError, Options, build_options
     from actdiag.diagnose.finding import Finding, Verdict
     from actdiag.diagnose.limits import Limits
     from actdiag.monitor import Monitor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
     from actdiag.write.jsonl import JsonlWriter
     from actdiag.write.memory import MemoryWriter
+    from actdiag.write.scalars import ScalarWriter
     from actdiag.write.tensorboard import TensorBoardWriter
 
 __version__ = "0.1.0"
@@ -34,11 +35,14 @@ __all__ = [
     "Limits",
     "MemoryWriter",
     "Monitor",
+    "Options",
     "ParameterStats",
+    "ScalarWriter",
     "SiteStats",
     "Snapshot",
     "TensorBoardWriter",
     "Verdict",
+    "build_options",
     "check",
 ]
 
@@ -52,11 +56,14 @@ _HOME = {
     "Limits": "actdiag.diagnose.limits",
     "MemoryWriter": "actdiag.write.memory",
     "Monitor": "actdiag.monitor",
+    "Options": "actdiag.config",
     "ParameterStats": "actdiag.snapshot",
+    "ScalarWriter": "actdiag.write.scalars",
     "SiteStats": "actdiag.snapshot",
     "Snapshot": "actdiag.snapshot",
     "TensorBoardWriter": "actdiag.write.tensorboard",
     "Verdict": "actdiag.diagnose.finding",
+    "build_options": "actdiag.config",
     "check": "actdiag.checkup",
 }
 

@@ -21,8 +21,6 @@ from actdiag.diagnose.finding import Finding
 from actdiag.loggers import Targets
 from actdiag.observed import Observed, observe
 from actdiag.optimizers import given_optimizers
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.write.protocol import Writer
 
@@ -68,7 +66,7 @@ class Attached:
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this run", self.snapshots, self.findings)])
+        return self._observed.report()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: give the handle to Ignite's Checkpoint as `{"actdiag": handle, ...}`.
@@ -141,8 +139,8 @@ def attach(
 ) -> Attached:
     """Observe the training that an engine runs; what is seen of it is read from the handle that comes back.
 
-    - `model`, `optimizer`, `log_dir`, `writers` and the options are those of `actdiag.Monitor`; `writers` may hold the
-      `writer` of Ignite's TensorboardLogger.
+    - `model`, `optimizer`, `log_dir`, `writers` and the options are those of `actdiag.Monitor`; `writers` may hold
+      Ignite's TensorboardLogger, MLflowLogger, and functions of (metrics, step) such as `WandBLogger.log`.
     - A step is an optimizer step; its number is the engine's iteration in which it is made, from 1, as Ignite logs.
     - It ends with the run (completed, terminated, or by an exception); to observe another run, attach again.
     - `stop_on` terminates the run after the iteration.

@@ -3,8 +3,8 @@
     from actdiag.lightning import ActivationMonitor
     Trainer(callbacks=[ActivationMonitor()])
 
-It finds every TensorBoard logger of the trainer, writes at the logger's own step into the logger's own run, and
-records every `trainer.log_every_n_steps` steps unless told otherwise.
+It finds every logger of the trainer, writes at the logger's own step into the logger's own run (everything to
+TensorBoard, curves to others), and records every `trainer.log_every_n_steps` steps unless told otherwise.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from actdiag.config import ConfigError, Options, build_options, changed_options
+from actdiag.config import ConfigError, Options, build_options, changed_options, described, parameters
 from actdiag.diagnose.finding import Finding
 from actdiag.loggers import logged_step, trainer_writers
+from actdiag.observed import Observed, Seen
 from actdiag.outlet import Outlet
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.session import Session
 from actdiag.snapshot import Snapshot
 from actdiag.state import terms_of
@@ -59,8 +57,7 @@ class _Hooks:
         self._given = options
         self._options = build_options(options)
         terms_of(self._options)  # what cannot be judged on is said now, and not when the training starts
-        self._session: Session | None = None
-        self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
+        self._seen = Seen("this fit")
         self._saved: Mapping[str, Any] = {}
         self._loaded: Mapping[str, Any] | None = None
         self._step = 0
@@ -74,21 +71,25 @@ class _Hooks:
     @property
     def findings(self) -> list[Finding]:
         """All findings of the last or running fit, oldest first."""
-        return list(self._session.ledger.findings if self._session else self._last[1])
+        return self._seen.findings
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """The last 64 recorded steps."""
-        return list(self._session.snapshots if self._session else self._last[0])
+        return self._seen.snapshots
 
     @property
     def latest(self) -> Snapshot | None:
         """The last recorded step, or None."""
-        return self.snapshots[-1] if self.snapshots else None
+        return self._seen.latest
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this fit", self.snapshots, self.findings)])
+        return self._seen.report()
+
+    @property
+    def _session(self) -> Session | None:
+        return None if self._seen.running is None else self._seen.running.session
 
     # The trainer's hooks ---------------------------------------------------------------------------------
 
@@ -106,11 +107,12 @@ class _Hooks:
         try:
             options = self._fitted(trainer)
             where = Path(trainer.log_dir or trainer.default_root_dir)  # asks every rank: a collective under DDP
-            self._session = Session(pl_module, options, owner=trainer)
+            session = Session(pl_module, options, owner=trainer)
+            self._seen.running = Observed(session)
             if (scaler := getattr(getattr(trainer, "precision_plugin", None), "scaler", None)) is not None:
-                self._session.scaler.scaler = scaler
+                session.scaler.scaler = scaler
             if options.distributed == "off" or trainer.is_global_zero:
-                self._session.outlet = Outlet(options, trainer_writers(trainer, options, where, self._say_once))
+                session.outlet = Outlet(options, trainer_writers(trainer, options, where, self._say_once))
         except ConfigError:
             raise
         except Exception as error:
@@ -121,15 +123,15 @@ class _Hooks:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit must know; Lightning saves it with every checkpoint."""
         if self._session is not None and not self._session.closed:
-            self._keep(self._session)
+            self._keep()
         return dict(self._saved)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`. Lightning calls it before the fit starts, some strategies after."""
-        if self._session is None:
+        if self._seen.running is None:
             self._loaded = state_dict
         elif state_dict:
-            self._session.guarded(self._session.load_state_dict, state_dict)
+            self._seen.running.load_state_dict(state_dict)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The first micro-batch of an optimizer step decides how the step is observed."""
@@ -220,18 +222,13 @@ class _Hooks:
     # ---------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            self._keep(session)
-            session.close()
-            self._last = session.snapshots, session.ledger.findings
+        self._keep()
+        self._seen.end()
 
-    def _keep(self, session: Session) -> None:
+    def _keep(self) -> None:
         """Checkpoints are also saved after a fit, when the session is closed."""
-        try:
-            self._saved = session.state_dict()
-        except Exception as error:
-            logger.warning("actdiag: the state cannot be saved (%s); the training goes on", error, exc_info=error)
+        if self._seen.running is not None:
+            self._saved = self._seen.running.state_dict() or self._saved
 
     @property
     def state_key(self) -> str:
@@ -255,7 +252,7 @@ class _Hooks:
         During a fit Lightning binds the model's `log` and `log_dict` to every callback.
         """
         state = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return {**state, "_session": None, "_saved": {}}
+        return {**state, "_saved": {}}
 
 
 _DOC = """Lightning callback: activation centering, saturation, dead units and gradient flow of the training.
@@ -280,15 +277,10 @@ def _make() -> Any:
     def init(self: Any, **options: Any) -> None:
         _Hooks.__init__(self, **options)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    hints = get_type_hints(Options)
-    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    for spec in fields(Options):
-        default, kind = getattr(Options(), spec.name), hints[spec.name]
-        if spec.name == "log_every_n_steps":
-            default, kind = None, int | None  # the trainer's own
-        parameters.append(inspect.Parameter(spec.name, keyword, default=default, annotation=kind))
-    init.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = parameters(log_every_n_steps=(None, int | None))  # the trainer's own
+    init.__signature__ = inspect.Signature([itself, *own])  # type: ignore[attr-defined]
+    init.__doc__ = described()
     return type(
         "ActivationMonitor",
         (_Hooks, *_callback_bases()),

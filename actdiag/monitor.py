@@ -16,8 +16,6 @@ from actdiag.diagnose.finding import Finding
 from actdiag.loggers import Targets
 from actdiag.observed import observe
 from actdiag.optimizers import given_optimizers
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.stepping import Driver
 from actdiag.write.protocol import Writer
@@ -34,8 +32,9 @@ class Monitor:
     - `optimizer`: one or a list; the first one's steps are the steps that are counted, from 0. A step holds the
       updates of all others since the step before, and of those that follow it before the next forward. Without an
       optimizer the loop calls `monitor.step()` after each update.
-    - `log_dir`: a run directory for TensorBoard. `writers`: objects with `write` and `close`, or SummaryWriters of
-      the caller's, which are written to at the same steps and never closed.
+    - `log_dir`: a run directory for TensorBoard. `writers`: objects with `write` and `close`; or what the caller logs
+      with, which is written to at the same steps and never closed: SummaryWriters, loggers with
+      `log_metrics(metrics, step)`, trackers of Accelerate, functions of (metrics, step). See `actdiag.ScalarWriter`.
     - options: see `actdiag.config.Options`; all keyword-only, the same through every door.
 
     Of several processes, build it on each, at the same place of the program: at a recorded step all of them take part
@@ -113,7 +112,7 @@ class Monitor:
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this run", self.snapshots, self.findings)])
+        return self._observed.report()
 
     # torch.distributed.algorithms.Join([ddp_model, monitor]): ranks that have inputs left, and ranks that have not ----
 

@@ -13,6 +13,7 @@ from actdiag.diagnose.finding import Change, Finding, at_least
 from actdiag.snapshot import Snapshot
 from actdiag.write.plain import plain
 from actdiag.write.protocol import Writer
+from actdiag.write.scalars import ScalarWriter
 
 logger = logging.getLogger("actdiag")
 
@@ -74,7 +75,7 @@ class Outlet:
         except Exception as error:
             self._writers.remove(writer)
             logger.warning(
-                "actdiag: writer %s failed and is switched off (%s)", type(writer).__name__, error, exc_info=error
+                "actdiag: writer %s failed and is switched off (%s)", _name_of(writer), error, exc_info=error
             )
 
     def _tell(self, change: Change, step: int) -> None:
@@ -106,4 +107,9 @@ class Outlet:
             try:
                 writer.close()
             except Exception as error:
-                logger.warning("actdiag: closing %s failed (%s)", type(writer).__name__, error)
+                logger.warning("actdiag: closing %s failed (%s)", _name_of(writer), error)
+
+
+def _name_of(writer: Writer) -> str:
+    """A writer by its class; one of metrics by the logger that it hands them to."""
+    return writer.name if isinstance(writer, ScalarWriter) else type(writer).__name__

@@ -224,9 +224,9 @@ class Session:
                 self.collector.scope.clear()
         elif mode == "watch" and self.schedule.attentive and not self.ranks.merging:
             self.schedule.heed(step, **self._glance.look(self.collector.sites, self.collector.memory)._asdict())
-        self.schedule.budget.lap(mode)
         if snapshot is not None:
             self._publish(snapshot)
+        self.schedule.budget.lap(mode)  # after the writers: what a slow store takes is cost too
         return snapshot
 
     def _record(self, step: int, *, seen: bool) -> Snapshot | None:

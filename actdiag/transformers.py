@@ -21,12 +21,10 @@ import torch
 from actdiag.collect.rounds import frames
 from actdiag.config import ConfigError, Options, build_options
 from actdiag.diagnose.finding import Finding
-from actdiag.loggers import experiment_writers
-from actdiag.observed import Observed
+from actdiag.loggers import Sink, integration, sink_writers
+from actdiag.observed import Observed, Seen, driven
 from actdiag.optimizers import given_optimizers
 from actdiag.outlet import Outlet
-from actdiag.report.run import Run
-from actdiag.report.text import render_text
 from actdiag.snapshot import Snapshot
 from actdiag.state import terms_of
 from actdiag.write.protocol import Writer
@@ -49,6 +47,8 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     - It writes into the SummaryWriter of the Trainer's TensorBoardCallback. Where `report_to` names no tracker it
       writes nothing; where it names only others, an event file in `<output_dir>/actdiag`. The log says which.
+    - Other trackers of `report_to` get the curves by their own `on_log`, under the names that they give to the
+      Trainer's numbers (`train/actdiag/dead_units`); the Trainer's `log_history` and its console do not.
     - What a resumed training must know is saved in every checkpoint folder, as `actdiag.pt`, and found there by
       `train(resume_from_checkpoint=...)`. Two callbacks in one Trainer need different `prefix`es.
     - `stop_on` has the Trainer stop after the step.
@@ -65,10 +65,9 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._given = options
         self._options = build_options(options)
         terms_of(self._options)  # what cannot be judged on is said now, and not when the training starts
-        self._observed: Observed | None = None
+        self._seen = Seen("this training")
         self._trainer: Any = None
         self._guard: _Guard | None = None
-        self._last: tuple[list[Snapshot], list[Finding]] = ([], [])
         self._writes = False
 
     # What the user reads ---------------------------------------------------------------------------------
@@ -76,31 +75,33 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
     @property
     def findings(self) -> list[Finding]:
         """All findings of the last or running training, oldest first."""
-        return list(self._observed.findings if self._observed else self._last[1])
+        return self._seen.findings
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """The last 64 recorded steps, oldest first."""
-        return list(self._observed.snapshots if self._observed else self._last[0])
+        return self._seen.snapshots
 
     @property
     def latest(self) -> Snapshot | None:
         """The last recorded step, or None before the first."""
-        return self.snapshots[-1] if self.snapshots else None
+        return self._seen.latest
 
     def report(self) -> str:
         """A table of the sites, worst first, and the findings, as plain text."""
-        return render_text([Run("this training", self.snapshots, self.findings)])
+        return self._seen.report()
 
     def close(self) -> None:
         """Leave the model as it was. Done by itself at the end of a training, and where a step raises."""
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.leave()
-        observed, self._observed, self._trainer = self._observed, None, None
-        if observed is not None:
-            observed.close()
-            self._last = observed.snapshots, observed.findings
+        self._trainer = None
+        self._seen.end()
+
+    @property
+    def _observed(self) -> Observed | None:
+        return self._seen.running
 
     # The Trainer's events --------------------------------------------------------------------------------
 
@@ -118,9 +119,9 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer, checkpoint = _running_trainer()
         options = self._fitted(args, state)
         model = getattr(self._trainer, "model_wrapped", given["model"])
-        observed = Observed(model, given_optimizers(given["optimizer"]), options, told=True)
+        observed = driven(model, given_optimizers(given["optimizer"]), options, told=True)
         observed.session.scaler.scaler = options.grad_scaler or getattr(given["optimizer"], "scaler", None)
-        self._observed, self._writes = observed, options.distributed == "off" or state.is_world_process_zero
+        self._seen.running, self._writes = observed, options.distributed == "off" or state.is_world_process_zero
         if state.global_step:
             self._load(Path(checkpoint or _folder(args, state)))
 
@@ -131,7 +132,7 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
         session = self._observed.session
         if self._writes:  # not earlier: the Trainer's TensorBoardCallback may have been added after this one
             self._writes = False
-            session.guarded(self._open, args)
+            session.guarded(self._open, args, state, control)
         session.epoch = int(state.epoch or 0)
         session.guarded(self._observed.driver.begin_at, state.global_step + 1)
         if self._trainer is not None and self._guard is None and not session.closed:
@@ -176,21 +177,25 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
             return self._options
         return build_options({**self._given, "log_every_n_steps": int(steps)})
 
-    def _open(self, args: Any) -> None:
+    def _open(self, args: Any, state: Any, control: Any) -> None:
         assert self._observed is not None
         session = self._observed.session
-        session.outlet = Outlet(session.options, self._writers(args, session.options))
+        session.outlet = Outlet(session.options, self._writers(args, state, control))
         session.outlet.carry(session.ledger.open_findings())  # of a checkpoint
 
-    def _writers(self, args: Any, options: Options) -> list[Writer]:
-        handler = getattr(self._trainer, "callback_handler", None)
-        named = [(type(one).__name__, getattr(one, "tb_writer", None)) for one in getattr(handler, "callbacks", ())]
+    def _writers(self, args: Any, state: Any, control: Any) -> list[Writer]:
+        callbacks = getattr(getattr(self._trainer, "callback_handler", None), "callbacks", ())
+        sinks = [
+            Sink(type(one).__name__, getattr(one, "tb_writer", None), integration(one, args, state, control))
+            for one in callbacks
+        ]
         trackers = [name for name in args.report_to if name != "none"]
-        if not trackers and not any(writer for _, writer in named):
+        if not trackers and not any(sink.experiment or sink.metrics for sink in sinks):
             _say("", "report_to names no tracker: findings are told here, and nothing is written to disk")
             return []
+        assert self._observed is not None
         where = Path(getattr(args, "logging_dir", None) or args.output_dir) / "actdiag"
-        return experiment_writers(named, options, where, _say)
+        return sink_writers(sinks, self._observed.session.options, where, _say)
 
     def _file(self, folder: Path) -> Path:
         return folder / f"actdiag{'-' if self._options.prefix else ''}{self._options.prefix}.pt"
@@ -221,8 +226,7 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """A callback is copied and travels to other processes without hooks, writers or a model."""
-        last = (self.snapshots, self.findings)
-        return {**self.__dict__, "_observed": None, "_trainer": None, "_guard": None, "_last": last}
+        return {**self.__dict__, "_trainer": None, "_guard": None}
 
 
 class _Guard:

@@ -225,8 +225,8 @@ MUTANTS += [
 def survives(mutant: Mutant) -> bool:
     """Whether the named tests pass with the edit in place."""
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("actdiag", "tests"):
-            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("actdiag", "tests", "docs"):
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__", "images"))
         for part in ("pyproject.toml", "README.md", "LICENSE"):  # what a wheel is built of
             shutil.copy(ROOT / part, folder)
         path = Path(folder) / "actdiag" / mutant.file

@@ -82,6 +82,34 @@ def test_the_loop_of_fabric_is_told_of_by_its_own_names(tmp_path: Path, capsys: 
     assert len(read_runs(tmp_path)[0].snapshots) > 3
 
 
+def test_the_convolutional_network_is_well_on_scaled_pixels_and_dies_on_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (well, right), (ill, wrong) = load("conv_net").main(epochs=6).values()
+    assert well == [] and right > 0.85 and wrong < right - 0.1
+    assert (ill[0].rule, ill[0].step) == ("poor-initialization", 0)
+    assert {"1", "3"} & {finding.layer for finding in ill if finding.rule == "dead-units"}
+    assert "try: standardize the inputs" in capsys.readouterr().out
+
+
+def test_the_small_gpt_learns_and_its_bare_twin_is_told_of_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    (well, low), (ill, high) = load("small_gpt").main(steps=100).values()
+    assert well.findings == [] and low < high - 0.2
+    assert [(finding.rule, finding.step) for finding in ill.findings] == [("poor-initialization", 0)]
+    assert re.search(r"blocks\.2\.mlp\.1 +ReLU", capsys.readouterr().out)
+
+
+def test_gates_of_an_lstm_may_stand_at_their_ends_and_its_tanh_may_not(capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("lstm")
+    (well, right), (ill, wrong) = example.main(steps=200).values()
+    assert well.findings == [] and right > 0.9 and wrong < 0.3
+    mean, ends = example.forget_gates(well.latest)
+    assert mean > 0.95 and ends > 0.5
+    rules = [finding.rule for finding in ill.findings]
+    assert rules[0] == "poor-initialization" and rules.count("saturated-activation") >= 5
+    assert "healthy: " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_why_relu_works_gives_every_verdict_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"

@@ -160,7 +160,7 @@ def test_figures_of_the_benchmark_are_those_of_its_page() -> None:
 def test_options_named_in_the_readme_exist() -> None:
     known = {spec.name for spec in fields(Options)}
     for name in re.findall(r"`?([a-z_]+)=", README):
-        assert name in known | {"callbacks", "log_dir"}, name
+        assert name in known | {"callbacks", "log_dir", "writers"}, name
     assert "window_samples" in known and "2,048" in README
     assert Options().window_samples == 2048 and Options().watch_every_n_steps == 4 and Options().log_every_n_steps == 50
 

@@ -445,7 +445,7 @@ def test_what_breaks_at_the_start_costs_one_warning_and_not_the_training(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("broken")
 
-    monkeypatch.setattr("actdiag.transformers.Observed", fail)
+    monkeypatch.setattr("actdiag.transformers.driven", fail)
     callback = ActivationMonitorCallback(**EVERY_STEP)
     ready = trainer(tmp_path, callback, save_strategy="steps", save_steps=2)
     ready.train()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
+from actdiag.diagnose.finding import Change, Finding
 from actdiag.diagnose.rules.gradients import gradient_ratio
 from actdiag.snapshot import SiteStats, Snapshot
 from actdiag.write import tags
@@ -57,6 +58,32 @@ def _over(
 ) -> float | None:
     values = [value for site in sites if (value := pick(site)) is not None]
     return join(values) if values else None
+
+
+class Curves:
+    """The scalars of each recorded step, as TensorBoard's charts and other stores of metrics show them.
+
+    `detail`: 'summary', 'full', or 'model' without any layer. `open`: findings that are not over, by rule and layer.
+    """
+
+    def __init__(self, detail: str) -> None:
+        self.open: dict[tuple[str, str], Finding] = {}
+        self.layers = LayerChoice(full=detail == "full")
+        self._of_model_only = detail == "model"
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Take what a step has changed among the findings."""
+        for change in changes:
+            key = change.finding.rule, change.finding.layer
+            if change.kind == "resolved":
+                self.open.pop(key, None)
+            else:
+                self.open[key] = change.finding
+
+    def scalars(self, snapshot: Snapshot) -> Scalars:
+        """Tag -> value. A number that does not apply has no tag."""
+        found = model_scalars(snapshot, len(self.open))
+        return found if self._of_model_only else found | self.layers.scalars(snapshot, [name for _, name in self.open])
 
 
 class LayerChoice:

@@ -22,7 +22,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8
 
-from actdiag.diagnose.finding import Change, Finding
+from actdiag.diagnose.finding import Change
 from actdiag.snapshot import Histogram, SiteStats, Snapshot
 from actdiag.write import tags
 from actdiag.write.event_file import EventFile
@@ -30,7 +30,7 @@ from actdiag.write.layout import add_layout
 from actdiag.write.markdown import findings_markdown
 from actdiag.write.pack import Outline, outline_of, pack, schema_of
 from actdiag.write.plain import plain, strict_json
-from actdiag.write.stock import LayerChoice, model_scalars
+from actdiag.write.stock import Curves
 
 _DTYPES = {
     np.dtype(np.float32): DT_FLOAT,
@@ -81,22 +81,21 @@ class TensorBoardWriter:
     ) -> None:
         self._send, self._flush, self._close = send, flush, close
         self.closed = False
-        self._layers = LayerChoice(full=detail == "full")
+        self._curves = Curves(detail)
         self._session = secrets.token_hex(4)
         self._outline: Outline | None = None
         self._described: set[str] = set()
-        self._open: dict[tuple[str, str], Finding] = {}
         self._written = 0
 
     def write(self, snapshot: Snapshot, changes: Sequence[Change]) -> None:
         """Write one recorded step as one event; flush when a finding is new."""
-        for change in changes:
-            self._note(change)
+        self._curves.note(changes)
         summary = Summary()
-        self._add_scalars(summary, snapshot)
+        for tag, value in self._curves.scalars(snapshot).items():
+            summary.value.add(tag=tag, simple_value=value)
         self._add_packed(summary, snapshot)
         if self._written % _STOCK_HISTOGRAM_EVERY == 0:
-            for name in self._layers.histograms(snapshot):
+            for name in self._curves.layers.histograms(snapshot):
                 _add_histograms(summary, name, snapshot.sites[name])
         if changes or not self._written:
             self._add_findings(summary, changes)
@@ -114,19 +113,6 @@ class TensorBoardWriter:
         self.closed = True
         self._close()
 
-    def _note(self, change: Change) -> None:
-        key = change.finding.rule, change.finding.layer
-        if change.kind == "resolved":
-            self._open.pop(key, None)
-        else:
-            self._open[key] = change.finding
-
-    def _add_scalars(self, summary: Summary, snapshot: Snapshot) -> None:
-        named = [layer for _, layer in self._open]
-        scalars = model_scalars(snapshot, len(self._open)) | self._layers.scalars(snapshot, named)
-        for tag, value in scalars.items():
-            summary.value.add(tag=tag, simple_value=value)
-
     def _add_packed(self, summary: Summary, snapshot: Snapshot) -> None:
         outline = outline_of(snapshot)
         if outline != self._outline:
@@ -142,7 +128,7 @@ class TensorBoardWriter:
         if changes:
             told = strict_json([{"change": c.kind, "finding": c.finding.to_dict()} for c in changes])
             self._add_text(summary, tags.FINDINGS, told, plugin=tags.PLUGIN)
-        text = findings_markdown(list(self._open.values()), most=_FINDINGS_IN_REPORT)
+        text = findings_markdown(list(self._curves.open.values()), most=_FINDINGS_IN_REPORT)
         self._add_text(summary, tags.REPORT, text, plugin="text")
 
     def _add_text(self, summary: Summary, tag: str, text: str, *, plugin: str) -> None:
@@ -161,8 +147,8 @@ def refuse_foreign(writer: Any) -> None:
     """Raise TypeError for an object that cannot take our events, saying what can."""
     if not callable(getattr(writer, "_get_file_writer", None)) or not callable(getattr(writer, "flush", None)):
         raise TypeError(
-            f"{type(writer).__name__} is no writer: it has neither write(snapshot, changes) and close() nor the "
-            "interface of torch.utils.tensorboard.SummaryWriter"
+            f"{type(writer).__name__} has not the interface of torch.utils.tensorboard.SummaryWriter: "
+            "_get_file_writer() and flush()"
         )
 
 
