@@ -28,6 +28,7 @@ ALLOWED = {
     "collect": {"collect"} | LEAVES,
     "diagnose": {"diagnose", "snapshot"},
     "write": {"write", "diagnose", "snapshot"},
+    "manual": {"manual", "snapshot"},
     "report": {"report", "write", "diagnose", "snapshot"},
     "tensorboard": {"tensorboard", "report", "write", "diagnose", "snapshot"},
     "claims": set(),
@@ -45,7 +46,7 @@ ALLOWED = {
     "transformers": {"observed", "optimizers", "state", "outlet", "loggers"} | ROOMS | LEAVES,
     "ignite": {"observed", "optimizers", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
-    "cli": {"", "demo", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
+    "cli": {"", "demo", "manual", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
     "__main__": {"cli"},
 }
 """Room or file at the root -> where it may import from; "" is the package itself, with its version.
@@ -70,6 +71,7 @@ LIGHT_MODULES = (
     "actdiag.report.choose",
     "actdiag.report.side_by_side",
     "actdiag.diagnose.judge",
+    "actdiag.manual",
     "actdiag.cli",
     "actdiag.write.tensorboard",
     "actdiag.write.jsonl",
