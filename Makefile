@@ -50,6 +50,7 @@ mutants: $(READY)       ## deliberate wrong edits that the suite must catch
 
 screenshot: $(READY)    ## docs/images from a real TensorBoard in headless Chromium
 	$(BIN)/python docs/screenshot.py
+	$(BIN)/python docs/screenshot_charts.py
 
 OLDEST_EXTRAS := lightning,transformers,ignite,demo,examples
 OLDEST := lightning lightning_steps transformers ignite launchers write_tensorboard tab_plugin tab_values tab_series \
