@@ -1,7 +1,8 @@
 """Pictures for docs/reading-charts.md: TensorBoard's own charts, of a healthy run and of a sick one side by side.
 
 Trains each pair on scikit-learn's digits, starts a real TensorBoard over each run, lets headless Chromium take the
-chart, and puts the two into one picture. `make screenshot` runs it; so does `python docs/screenshot_charts.py [NAME ...]`.
+chart, and puts the two into one picture. `make screenshot` runs it; `python docs/screenshot_charts.py dead-units` takes
+one of them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,24 +99,6 @@ def test_the_developers_extra_brings_what_tests_documentation_and_benchmarks_imp
 def test_the_check_of_imports_can_fail() -> None:
     tree = ast.parse("import a.b\nfrom c.d import e\ndef f():\n    x = import_module('g.h')\n    import os\n")
     assert set(imports(tree)) == {"a", "c", "g", "os"}
-
-
-# Loading the package ------------------------------------------------------------------------------------
-
-
-def test_importing_the_package_loads_nothing_but_the_standard_library(record_property: pytest.RecordProperty) -> None:
-    code = (
-        "import sys, time\nbefore, begun = set(sys.modules), time.perf_counter()\nimport actdiag\n"
-        "print(time.perf_counter() - begun)\nprint(*sorted(set(sys.modules) - before))"
-    )
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    seconds, modules = done.stdout.splitlines()
-    names = {name.partition(".")[0] for name in modules.split()}
-    print(f"import actdiag: {1000 * float(seconds):.1f} ms, {len(modules.split())} modules")
-    record_property("import_ms", 1000 * float(seconds))
-    assert names - sys.stdlib_module_names == {"actdiag"}
-    assert [name for name in modules.split() if name.startswith("actdiag.")] == [], "names are found at first use"
-    assert len(modules.split()) < 100
 
 
 # The page -----------------------------------------------------------------------------------------------

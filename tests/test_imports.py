@@ -107,6 +107,21 @@ def test_the_check_of_fresh_interpreters_can_fail() -> None:
     assert heavy_after("from actdiag import Monitor") == ["torch"]
 
 
+def test_importing_the_package_loads_nothing_but_the_standard_library(record_property: pytest.RecordProperty) -> None:
+    code = (
+        "import sys, time\nbefore, begun = set(sys.modules), time.perf_counter()\nimport actdiag\n"
+        "print(time.perf_counter() - begun)\nprint(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    seconds, modules = done.stdout.splitlines()
+    names = {name.partition(".")[0] for name in modules.split()}
+    print(f"import actdiag: {1000 * float(seconds):.1f} ms, {len(modules.split())} modules")
+    record_property("import_ms", 1000 * float(seconds))
+    assert names - sys.stdlib_module_names == {"actdiag"}
+    assert [name for name in modules.split() if name.startswith("actdiag.")] == [], "names are found at first use"
+    assert len(modules.split()) < 100
+
+
 # The public names ---------------------------------------------------------------------------------------
 
 
