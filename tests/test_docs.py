@@ -43,6 +43,19 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert missing == []
 
 
+def test_every_chart_is_shown_healthy_beside_sick_and_every_picture_is_small() -> None:
+    text = (DOCS / "reading-charts.md").read_text(encoding="utf-8")
+    sys.path.insert(0, str(DOCS))
+    try:
+        from screenshot_charts import CHARTS
+    finally:
+        sys.path.remove(str(DOCS))
+    shown = re.findall(r"images/charts/([\w-]+)\.png", text)
+    assert shown == list(CHARTS) and text.count("**Left**") == text.count("**Right**") == len(CHARTS)
+    sizes = {path.name: path.stat().st_size for path in (DOCS / "images").rglob("*.png")}
+    assert len(sizes) > 10 and all(20_000 < size < 150_000 for size in sizes.values()), sizes
+
+
 def test_the_reference_has_every_public_name_and_every_door() -> None:
     shown = re.findall(r"^::: (actdiag[\w.]*)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
     doors = {"actdiag.lightning.ActivationMonitor", "actdiag.transformers.ActivationMonitorCallback"}
