@@ -53,7 +53,7 @@ screenshot: $(READY)    ## docs/images from a real TensorBoard in headless Chrom
 	$(BIN)/python docs/screenshot_charts.py
 
 OLDEST_EXTRAS := lightning,transformers,ignite,demo,examples
-OLDEST := lightning lightning_steps transformers ignite launchers write_tensorboard tab_plugin tab_values tab_series \
+OLDEST := lightning lightning_steps transformers ignite launchers write_tensorboard tab_plugin tab_answers tab_series \
 	report examples demo doc_blocks moments
 oldest:                 ## the lowest releases that can be installed, with the tests of what touches them
 	$(PYTHON) -m venv .venv-oldest

@@ -13,7 +13,7 @@ import pytest
 from tests.package import EXTRAS, META, ROOT, USERS_EXTRAS, name_of
 
 IMPORTED_AS = {"pytorch-ignite": "ignite", "pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn"}
-IMPORTED_AS |= {"pyyaml": "yaml", "markdown-it-py": "markdown_it"}
+IMPORTED_AS |= {"hydra-core": "hydra", "mlflow-skinny": "mlflow", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
 """Where the name of a distribution is not the one it is imported by."""
 
 COMES_WITH = {
@@ -88,8 +88,8 @@ def test_the_developers_extra_brings_what_tests_documentation_and_benchmarks_imp
     ours = {path.stem for folder in ("tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")}
     ours |= {"tests", "cases"} | {path.stem for path in (ROOT / "examples").glob("*.py")}
     brought = CORE | COMES_WITH.keys() | {imported_as(one).replace("-", "_") for one in EXTRAS["dev"]}
-    by_others = {"markdown", "_pytest", "tomli"}  # of tensorboard and pytest
-    optional = {"wandb", "timm"}  # of benchmarks, which say so
+    by_others = {"markdown", "_pytest", "tomli", "omegaconf"}  # of tensorboard, pytest and hydra
+    optional = {"wandb", "timm", "trackio"}  # of benchmarks and tests that say so
     used = third_party("tests", "docs", "benchmarks").keys() - ours - by_others - optional
     assert {name for name in used if name not in brought} == set()
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()

@@ -12,12 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from actdiag import Monitor
 from actdiag.cli import _parser
 from tests import screen_runs
 from tests.browser import until
@@ -26,6 +28,9 @@ from tests.package import EXTRAS
 
 UNRUN: dict[str, int] = {}
 """How many blocks of a page are marked not to be run: a block more wants its line here."""
+
+ELSEWHERE = {"docs/configuration.md": "test_configuration.py"}
+"""Pages about files that a reader has, and the test that lays them out and runs the page."""
 
 LEAVES = {
     "README.md": ["relu", "ignite"],
@@ -80,12 +85,20 @@ def an_engine() -> Names:
     return {**names, "trainer": create_supervised_trainer(names["model"], names["optimizer"], names["loss_fn"])}
 
 
+def stores_of_metrics() -> Names:
+    def log(metrics: dict[str, float], step: int) -> None: ...
+
+    store = SimpleNamespace(log=log, log_metrics=log)
+    return {**a_loop(), "Monitor": Monitor, "run": store, "mlflow": store, "fabric": SimpleNamespace(loggers=[store])}
+
+
 GIVEN: dict[str, Callable[[], Names]] = {
     "a loop": a_loop,
     "a loop with a head that does not fit": lambda: a_loop(nn.Softmax(1)),
     "Lightning's Trainer": lightnings_trainer,
     "Hugging Face's Trainer": hugging_faces_trainer,
     "an engine of Ignite": an_engine,
+    "a loop and stores of metrics": stores_of_metrics,
 }
 
 
@@ -194,8 +207,11 @@ def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+PAGES = [page for page in pages() if named(page) not in ELSEWHERE]
+
+
 def having(language: str) -> list[Any]:
-    return [pytest.param(page, id=named(page)) for page in pages() if language in {b.language for b in blocks_of(page)}]
+    return [pytest.param(page, id=named(page)) for page in PAGES if language in {b.language for b in blocks_of(page)}]
 
 
 def read(page: Path, folder: Path, *, commands: bool) -> Reader:
@@ -227,20 +243,26 @@ def test_a_page_runs_with_its_commands(page: Path, tmp_path: Path, monkeypatch: 
     read(page, tmp_path, commands=True)
 
 
+def test_a_page_that_is_run_elsewhere_is_named_by_the_test_that_does_it() -> None:
+    for page in pages():
+        if test := ELSEWHERE.get(named(page)):
+            assert page.name in (ROOT / "tests" / test).read_text(encoding="utf-8")
+
+
 def test_what_is_not_run_is_counted() -> None:
-    unrun = Counter(named(block.page) for page in pages() for block in blocks_of(page) if block.unrun)
+    unrun = Counter(named(block.page) for page in PAGES for block in blocks_of(page) if block.unrun)
     assert dict(unrun) == UNRUN, "say in UNRUN that a block is not run"
 
 
 def test_what_is_given_is_known_and_a_titled_block_is_run_by_a_command() -> None:
-    for page in pages():
+    for page in PAGES:
         blocks = blocks_of(page)
         assert [block.where for block in blocks if block.given and block.given not in GIVEN] == []
         run = " ".join(line for block in blocks for line in block.commands if block.language == "commands")
         assert [block.where for block in blocks if block.title and block.title not in run] == []
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=named(page)) for page in pages()])
+@pytest.mark.parametrize("page", [pytest.param(page, id=named(page)) for page in PAGES])
 def test_every_command_on_a_page_could_be_run(page: Path) -> None:
     for block in blocks_of(page):
         if block.language == "commands":
