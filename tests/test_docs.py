@@ -75,6 +75,14 @@ def test_every_public_thing_has_a_docstring_and_so_has_each_of_its_methods() -> 
                 assert (inspect.getdoc(value) or "").strip(), f"{name}.{method}"
 
 
+def test_every_other_tool_is_said_to_do_something_better() -> None:
+    lines = (DOCS / "others.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][2:]
+    tools = {re.sub(r"`.*?`|\W", " ", row[0]).split()[0] if row[0][0] != "`" else row[0].strip("`") for row in rows}
+    assert {"fastai", "Composer", "wandb.watch", "SageMaker", "TransformerEngine", "ormas", "nansense"} <= tools
+    assert all(len(row) == 9 and len(row[-1]) > 10 for row in rows)
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"([\w./-]+\.md)\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert listed == {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
