@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,6 +194,9 @@ def check(line: str) -> None:
         named = [name for word in words for names in re.findall(r"\./\[(.+)\]", word) for name in names.split(",")]
         assert any(word.startswith("./") for word in words) and set(named) <= EXTRAS.keys(), line
     elif words[0] == "python":
+        if words[1] == "-m" and not words[2].startswith("tests."):
+            assert find_spec(words[2]), line
+            return
         file = ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
         source = file.read_text(encoding="utf-8")
         assert [word for word in words if word.startswith("--") and f'"{word}"' not in source] == [], line
@@ -262,7 +266,7 @@ def test_what_is_given_is_known_and_a_titled_block_is_run_by_a_command() -> None
         assert [block.where for block in blocks if block.title and block.title not in run] == []
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=named(page)) for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, id=named(page)) for page in [*PAGES, ROOT / "RELEASING.md"]])
 def test_every_command_on_a_page_could_be_run(page: Path) -> None:
     for block in blocks_of(page):
         if block.language == "commands":
@@ -346,6 +350,7 @@ def test_a_mark_without_a_block_and_an_unknown_language_are_refused(text: str, w
         "actdiag reports",
         "pip install './[none]'",
         "python benchmarks/growth.py --no-such",
+        "python -m no_such",
         "rm -rf x",
     ],
 )
