@@ -90,7 +90,7 @@ def stores_of_metrics() -> Names:
     def log(metrics: dict[str, float], step: int) -> None: ...
 
     store = SimpleNamespace(log=log, log_metrics=log)
-    return {**a_loop(), "Monitor": Monitor, "run": store, "mlflow": store, "fabric": SimpleNamespace(loggers=[store])}
+    return {"Monitor": Monitor, "run": store, "mlflow": store, "fabric": SimpleNamespace(loggers=[store])}
 
 
 GIVEN: dict[str, Callable[[], Names]] = {
@@ -99,7 +99,7 @@ GIVEN: dict[str, Callable[[], Names]] = {
     "Lightning's Trainer": lightnings_trainer,
     "Hugging Face's Trainer": hugging_faces_trainer,
     "an engine of Ignite": an_engine,
-    "a loop and stores of metrics": stores_of_metrics,
+    "stores of metrics": stores_of_metrics,
 }
 
 
