@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick slow lint bench growth benchmark rule-pages regimes sweep mutants screenshot docs clean
+.PHONY: demo test quick slow lint bench growth benchmark rule-pages metric-pages regimes sweep mutants screenshot docs oldest clean
 
 demo: $(READY)          ## train the demo's networks and print the report
 	$(BIN)/actdiag demo
@@ -39,6 +39,9 @@ benchmark: $(READY)     ## docs/benchmark.md: faulty and healthy trainings, ours
 rule-pages: $(READY)    ## docs/rules from the manuals of the rules
 	$(BIN)/python -m tests.rule_pages --write
 
+metric-pages: $(READY)  ## docs/metrics from the manuals of the numbers
+	$(BIN)/python -m tests.metric_pages --write
+
 sweep: $(READY)         ## other people's models, trained with and without a monitor
 	$(BIN)/python benchmarks/sweep_models.py --write docs/sweep.md
 
@@ -47,6 +50,16 @@ mutants: $(READY)       ## deliberate wrong edits that the suite must catch
 
 screenshot: $(READY)    ## docs/images from a real TensorBoard in headless Chromium
 	$(BIN)/python docs/screenshot.py
+	$(BIN)/python docs/screenshot_charts.py
+
+OLDEST_EXTRAS := lightning,transformers,ignite,demo,examples
+OLDEST := lightning lightning_steps transformers ignite launchers write_tensorboard tab_plugin tab_answers tab_series \
+	report examples demo doc_blocks moments
+oldest:                 ## the lowest releases that can be installed, with the tests of what touches them
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint ./constraints-oldest.txt --editable './[$(OLDEST_EXTRAS)]' \
+		tensorboardX pytest pytest-xdist hypothesis 'jsonargparse[signatures]' markdown-it-py
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadgroup $(OLDEST:%=tests/test_%.py)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -54,4 +67,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -67,8 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(run=_compare)
 
-    explain = commands.add_parser("explain", help="the manual of a rule")
-    explain.add_argument("slug", metavar="SLUG", nargs="?", help="such as dead-units; without it: all slugs")
+    explain = commands.add_parser("explain", help="the manual of a finding or of a number")
+    explain.add_argument(
+        "slug", metavar="NAME", nargs="?", help="such as dead-units or mean_energy; without it: all findings"
+    )
     explain.set_defaults(run=_explain)
     return parser
 
@@ -124,7 +126,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         from actdiag.demo import run_demo
     except ImportError as error:
-        return _complain(f"actdiag demo: {error}; pip install pytorch-lightning scikit-learn", USAGE)
+        return _complain(f"actdiag demo: {error}; pip install pytorch-lightning scikit-learn rich", USAGE)
     status: int = run_demo(arguments.log_dir, epochs=arguments.epochs)
     return status
 
@@ -224,12 +226,16 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from actdiag.diagnose.judge import RULES
+    from actdiag.manual import manual_of, numbers
 
     if arguments.slug is None:
         lines = [f"{slug:24}{(inspect.getdoc(rule) or '').partition(chr(10))[0]}" for slug, rule in RULES.items()]
         return _say("\n".join(lines) + "\n", OK)
+    if (number := manual_of(arguments.slug)) is not None:
+        return _say(number, OK)
     if arguments.slug not in RULES:
         near = difflib.get_close_matches(arguments.slug.lower().replace("_", "-"), RULES, n=1, cutoff=0.5)
+        near = near or difflib.get_close_matches(arguments.slug.lower(), numbers(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"the rules are {', '.join(RULES)}"
         return _complain(f"actdiag explain: no rule {arguments.slug!r}; {hint}", USAGE)
     return _say(f"{arguments.slug}\n\n{inspect.getdoc(RULES[arguments.slug])}\n", OK)

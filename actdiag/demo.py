@@ -100,7 +100,7 @@ def _missing() -> str | None:
     try:
         import_module("sklearn.datasets")
     except ImportError as error:
-        return f"{error}; pip install pytorch-lightning scikit-learn"
+        return f"{error}; pip install pytorch-lightning scikit-learn rich"
     return None
 
 

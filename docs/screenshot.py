@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,50 +99,51 @@ PAGES = {
 }
 
 
-def main(log_dir: str = "runs/demo") -> int:
-    """Take all pictures."""
+@contextmanager
+def board(log_dir: str | Path) -> Iterator[str]:
+    """The address of a TensorBoard of its own."""
+    port = free_port()
+    where = ["--logdir", str(log_dir), "--port", str(port), "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "tensorboard.main", *where]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def chromium(size: dict[str, int]) -> Iterator[Any]:
+    """A headless browser with an empty profile. Raises SystemExit where there is none."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        print("no playwright found; pip install playwright", file=sys.stderr)
-        return 1
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        print("no chromium found; on Debian: apt-get install chromium", file=sys.stderr)
-        return 1
-    subprocess.run([sys.executable, "-m", "actdiag", "demo", "--log-dir", log_dir], check=True)
-    IMAGES.mkdir(exist_ok=True)
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        log_dir,
-        "--port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-    ]
-    board = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(address)
-        with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-            browser = playwright.chromium.launch_persistent_context(
-                profile, executable_path=chromium, args=FLAGS, headless=True, viewport=SIZE
-            )
+        raise SystemExit("no playwright found; pip install playwright") from None
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        raise SystemExit("no chromium found; on Debian: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            profile, executable_path=program, args=FLAGS, headless=True, viewport=size
+        )
+        yield browser
+        browser.close()
+
+
+def main(log_dir: str = "runs/demo") -> None:
+    """Take all pictures."""
+    with chromium(SIZE) as browser:
+        subprocess.run([sys.executable, "-m", "actdiag", "demo", "--log-dir", log_dir], check=True)
+        IMAGES.mkdir(exist_ok=True)
+        with board(log_dir) as address:
             for name, arrange in PAGES.items():
                 page = browser.new_page()
                 arrange(page, address)
                 page.screenshot(path=IMAGES / name)
                 print(IMAGES / name)
-            browser.close()
-    finally:
-        board.terminate()
-        board.wait()
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

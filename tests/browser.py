@@ -50,24 +50,27 @@ def until(what: str, found: Callable[[], Any], seconds: float = SECONDS) -> Any:
 # The environment ----------------------------------------------------------------------------------------
 
 
-def environment(folder: Path) -> Path:
-    """The Python of an environment with the wheel, TensorBoard and no torch. Made once, whoever asks first."""
+def environment(folder: Path, *linked: str) -> Path:
+    """The Python of an environment with the wheel and the linked packages. Made once, whoever asks first.
+
+    Without names: TensorBoard, and so no torch.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         python = folder / "venv" / "bin" / "python"
         if not (folder / "ready").exists():
-            _make_environment(folder, python)
+            _make_environment(folder, python, linked or ("tensorboard",))
             (folder / "ready").touch()
     return python
 
 
-def _make_environment(folder: Path, python: Path) -> None:
+def _make_environment(folder: Path, python: Path, linked: tuple[str, ...]) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     _run(build)
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
     (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    for path in _files_of("tensorboard"):
+    for path in _files_of(*linked):
         # installing them anew would take half a minute, and a network
         (packages / path.name).symlink_to(path)
     (wheel,) = folder.glob("*.whl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -34,6 +35,16 @@ def quiet_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def listening(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="actdiag")
+
+
+@pytest.fixture(autouse=True)
+def own_precision() -> Iterator[None]:
+    """Older releases of transformers leave in the environment how a test trained: the next would train like that."""
+    held = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_") and name not in held]:
+        del os.environ[name]
+    os.environ.update(held)
 
 
 @pytest.fixture

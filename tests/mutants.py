@@ -19,6 +19,7 @@ from mutants_doors import DOORS
 from mutants_glance import GLANCE
 from mutants_io import EDITS, TESTS
 from mutants_kernel import KERNEL
+from mutants_manual import MANUAL
 from mutants_ranks import RANKS
 from mutants_regimes import REGIMES
 from mutants_rules import RULES
@@ -216,7 +217,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for tables in (GLANCE, COST, START, KERNEL, TAB, SCREEN, TRITON, DOORS)
+    for tables in (GLANCE, COST, START, KERNEL, TAB, SCREEN, TRITON, DOORS, MANUAL)
     for (file, tests), edits in tables.items()
     for edit in edits
 ]

@@ -277,7 +277,7 @@ def test_explain_without_a_slug_lists_all_rules_with_a_sentence(capsys: Captured
     assert len({len(line) - len(line.partition(" ")[2].lstrip()) for line in lines}) == 1, "one column"
 
 
-@pytest.mark.parametrize("slip", ["dead-unit", "dead_units", "DEAD-UNITS", "deadunits"])
+@pytest.mark.parametrize("slip", ["dead-unit", "dead_unit", "DEAD-UNITS", "deadunits"])
 def test_a_slip_of_the_pen_is_answered_with_the_rule_that_was_meant(capsys: Captured, slip: str) -> None:
     assert main(["explain", slip]) == USAGE
     out, err = capsys.readouterr()

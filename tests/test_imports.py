@@ -31,6 +31,7 @@ ALLOWED = {
     "collect": {"collect"} | LEAVES,
     "diagnose": {"diagnose", "snapshot"},
     "write": {"write", "diagnose", "snapshot"},
+    "manual": {"manual", "snapshot"},
     "report": {"report", "write", "diagnose", "snapshot"},
     "tensorboard": {"tensorboard", "report", "write", "diagnose", "snapshot"},
     "claims": set(),
@@ -48,7 +49,7 @@ ALLOWED = {
     "transformers": {"observed", "optimizers", "state", "outlet", "loggers"} | ROOMS | LEAVES,
     "ignite": {"observed", "optimizers", "loggers"} | ROOMS | LEAVES,
     "demo": DOORS | ROOMS | LEAVES,
-    "cli": {"", "demo", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
+    "cli": {"", "demo", "manual", "tensorboard"} | (ROOMS - {"collect"}) | LEAVES,
     "__main__": {"cli"},
 }
 """Room or file at the root -> where it may import from; "" is the package itself, with its version.
@@ -73,6 +74,7 @@ LIGHT_MODULES = (
     "actdiag.report.choose",
     "actdiag.report.side_by_side",
     "actdiag.diagnose.judge",
+    "actdiag.manual",
     "actdiag.cli",
     "actdiag.write.tensorboard",
     "actdiag.write.jsonl",
@@ -106,6 +108,21 @@ def test_public_names_that_need_no_torch_do_not_load_it() -> None:
 
 def test_the_check_of_fresh_interpreters_can_fail() -> None:
     assert heavy_after("from actdiag import Monitor") == ["torch"]
+
+
+def test_importing_the_package_loads_nothing_but_the_standard_library(record_property: pytest.RecordProperty) -> None:
+    code = (
+        "import sys, time\nbefore, begun = set(sys.modules), time.perf_counter()\nimport actdiag\n"
+        "print(time.perf_counter() - begun)\nprint(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    seconds, modules = done.stdout.splitlines()
+    names = {name.partition(".")[0] for name in modules.split()}
+    print(f"import actdiag: {1000 * float(seconds):.1f} ms, {len(modules.split())} modules")
+    record_property("import_ms", 1000 * float(seconds))
+    assert names - sys.stdlib_module_names == {"actdiag"}
+    assert [name for name in modules.split() if name.startswith("actdiag.")] == [], "names are found at first use"
+    assert len(modules.split()) < 100
 
 
 # The public names ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from actdiag import Monitor, Snapshot
 from actdiag.report.read import read_runs
@@ -326,11 +326,13 @@ def trainer(out: Path, told: Path) -> None:
         def compute_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], **given: Any) -> Tensor:
             return loss_of(model, [inputs["x"], inputs["y"]])
 
+        def _get_train_sampler(self, *given: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
     callback = ActivationMonitorCallback(**EVERY_STEP)
     given: dict[str, Any] = {
         "per_device_train_batch_size": ROWS,
         "max_steps": STEPS,
-        "train_sampling_strategy": "sequential",
     }
     given |= {
         "use_cpu": True,

@@ -20,7 +20,19 @@ from actdiag.report.read import ReadError, read_runs
 from actdiag.transformers import ActivationMonitorCallback
 from tests.conftest import assert_untouched
 from tests.regimes import regime
-from tests.trainers import EVERY_STEP, ROWS, Net, Trainer, TrainerCallback, dataset, numbers, plain, trainer
+from tests.trainers import (
+    ARGUMENTS,
+    CHECKPOINTING,
+    EVERY_STEP,
+    ROWS,
+    Net,
+    Trainer,
+    TrainerCallback,
+    dataset,
+    numbers,
+    plain,
+    trainer,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,8 +166,9 @@ def test_beside_another_tracker_it_writes_a_file_of_its_own_and_says_so_once(
     ready = trainer(tmp_path, ActivationMonitorCallback(**EVERY_STEP), max_steps=2)
     ready.args.report_to = ["csv"]
     ready.train()
-    assert [one.step for one in read_runs(tmp_path / "actdiag")[0].snapshots] == [1, 2]
-    assert sum(f"writing to {tmp_path / 'actdiag'}" in line for line in said(caplog)) == 1
+    (file,) = tmp_path.rglob("actdiag/*tfevents*")
+    assert [one.step for one in read_runs(file.parent)[0].snapshots] == [1, 2]
+    assert sum(f"writing to {file.parent}" in line for line in said(caplog)) == 1
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
@@ -274,7 +287,9 @@ def test_the_log_of_a_resumed_training_begins_with_the_findings_that_are_open(
 ) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "report_to": "tensorboard"}
     for steps_in_all, resume in ((2, None), (4, True)):
-        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / f"log{steps_in_all}"))
+        logs = str(tmp_path / f"log{steps_in_all}")
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", logs)
+        options |= {"logging_dir": logs} if "logging_dir" in ARGUMENTS else {}
         callback = ActivationMonitorCallback(**EVERY_STEP)
         ready = trainer(tmp_path, callback, model=poisoned(), max_steps=steps_in_all, **options)
         ready.train(resume_from_checkpoint=resume)
@@ -526,7 +541,7 @@ def trained_gpt(folder: Path, **options: Any) -> list[Snapshot]:
 
 @regime("trainers", "the Trainer with gradient checkpointing", exact="the numbers of the same model without")
 def test_a_checkpointed_language_model_tells_what_it_tells_without_checkpoints(tmp_path: Path) -> None:
-    bare, checkpointed = (trained_gpt(tmp_path, activation_checkpointing=on) for on in (False, True))
+    bare, checkpointed = (trained_gpt(tmp_path, **{CHECKPOINTING: on}) for on in (False, True))
     assert len(bare) == 2 and any("mlp" in name for name in bare[0].sites)
     assert numbers(checkpointed) == numbers(bare)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class Kept:
         return dict(self.batches[-1])
 
 
+ARGUMENTS = {spec.name for spec in fields(TrainingArguments)}
+"""What the installed release takes: some names came with transformers 5, others went."""
+CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in ARGUMENTS)
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
 
@@ -70,6 +75,8 @@ def trainer(
     **options: Any,
 ) -> Trainer:
     """A Trainer that is ready to train. `given` goes to the Trainer, `options` to its arguments."""
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]  # transformers 4 leaves there how the Trainer before has trained
     model = Net() if model is None else model
     optimizer = sgd(model)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)

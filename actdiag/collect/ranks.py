@@ -57,7 +57,7 @@ def team_of(models: Iterable[Any]) -> Team:
     """
     if distributed.is_available() and distributed.is_initialized():
         groups = {_group_of(model) for model in models}
-        group = groups.pop() if len(groups) == 1 else None
+        group = (groups.pop() if len(groups) == 1 else None) or distributed.group.WORLD  # torch 2.4 takes no None
         return Team(distributed.get_rank(), tuple(distributed.get_process_group_ranks(group)))
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
     if all(text.isdecimal() for text in given) and int(given[0]) < int(given[1]):
