@@ -31,6 +31,12 @@ def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
     return field(default=None, metadata={"doc": doc, "unit": unit, "kind": kind})
 
 
+def _round(stats: Any) -> None:
+    """Make the floats of a new value what the event file can keep."""
+    kind: Any = type(stats)
+    round_floats(stats, _float_names(kind))
+
+
 @dataclass(frozen=True)
 class Histogram:
     """Counts on a fixed grid of signed octaves.
@@ -104,7 +110,7 @@ class SiteStats:
     grad_histogram: Histogram | None = None
 
     def __post_init__(self) -> None:
-        round_floats(self, _float_names(type(self)))
+        _round(self)
 
     @property
     def dead_rate_bound(self) -> float | None:
@@ -128,7 +134,7 @@ class ParameterStats:
     update_ratio: float | None = _stat("2-norm of the update really applied over the 2-norm of the weights")
 
     def __post_init__(self) -> None:
-        round_floats(self, _float_names(type(self)))
+        _round(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +156,7 @@ class Snapshot:
     overhead_ms: float | None = _stat("time that the recorded step before this one took beyond an unrecorded one", "ms")
 
     def __post_init__(self) -> None:
-        round_floats(self, _float_names(type(self)))
+        _round(self)
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings "nan", "inf", "-inf"."""
@@ -221,7 +227,7 @@ def spell_in(value: Any) -> Any:
 
 
 @cache
-def _float_names(kind: type) -> tuple[str, ...]:
+def _float_names(kind: Any) -> tuple[str, ...]:
     return tuple(name for name, metadata in stat_fields(kind).items() if metadata["kind"] == "float")
 
 

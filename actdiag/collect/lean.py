@@ -201,7 +201,8 @@ def _halved(x_RK: Floats) -> Floats:
         half = left // 2
         x_RK[:half] += x_RK[left - half : left]
         left -= half
-    return x_RK[0]
+    total_K: Floats = x_RK[0]
+    return total_K
 
 
 def _rows(x_SCP: Floats) -> Sums:

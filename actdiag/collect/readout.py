@@ -130,27 +130,27 @@ def count_up(
     for i, (record, groups, scale) in enumerate(zip(records, parameters, record_scales, strict=True)):
         _add_record(tally, i, record, groups.get("parameter", {}), scale)
         pieces |= _pieces(record, groups.get("piece", {}), scale)
-    return replace(tally, times=tuple(times), pieces=pieces, **_unit_columns(tally, given))
+    return _with_units(replace(tally, times=tuple(times), pieces=pieces), given)
 
 
-def _unit_columns(tally: Tally, given: Sequence[Groups]) -> dict[str, Numbers]:
-    """The columns of all units, and the extremes of the sites."""
-    found: dict[str, Numbers] = {}
+def _with_units(tally: Tally, given: Sequence[Groups]) -> Tally:
+    """With the columns of all units, and the extremes of the sites."""
     moments = [groups["columns"]["sums"] for groups in given if "columns" in groups]
     if moments:
         n_C, mean_C, m2_C, low_C, high_C = np.concatenate(moments, 1).astype(np.float64, copy=False)
         used_S = np.diff(tally.units_at) > 0
         first = np.array(tally.units_at[:-1])[used_S]
-        found = {"n_C": n_C, "mean_C": mean_C, "m2_C": m2_C, "low_S": tally.low_S, "high_S": tally.high_S}
+        tally = replace(tally, n_C=n_C, mean_C=mean_C, m2_C=m2_C)
         tally.low_S[used_S], tally.high_S[used_S] = (
             np.minimum.reduceat(low_C, first),
             np.maximum.reduceat(high_C, first),
         )
     watched = [groups["recent"] for groups in given if "recent" in groups]
     if watched:
-        found["opens_W"] = np.concatenate([own["opens"] for own in watched]).astype(np.float64, copy=False)
-        found["last_W"] = np.concatenate([own["last"] for own in watched]).astype(np.int64, copy=False)
-    return found
+        opens_W = np.concatenate([own["opens"] for own in watched]).astype(np.float64, copy=False)
+        last_W = np.concatenate([own["last"] for own in watched]).astype(np.int64, copy=False)
+        tally = replace(tally, opens_W=opens_W, last_W=last_W)
+    return tally
 
 
 def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> dict[Piece, Numbers]:
