@@ -46,7 +46,8 @@ class ActivationMonitorCallback(TrainerCallback):  # type: ignore[misc]
     the Trainer. A step is an optimizer step, and has the number under which the Trainer logs its loss: the first is 1.
 
     - It writes into the SummaryWriter of the Trainer's TensorBoardCallback. Where `report_to` names no tracker it
-      writes nothing; where it names only others, an event file in `<output_dir>/actdiag`. The log says which.
+      writes nothing; where it names only others, an event file in `<output_dir>/actdiag`, or in `<logging_dir>/actdiag`
+      where the Trainer has a `logging_dir`. The log says which.
     - Other trackers of `report_to` get the curves by their own `on_log`, under the names that they give to the
       Trainer's numbers (`train/actdiag/dead_units`); the Trainer's `log_history` and its console do not.
     - What a resumed training must know is saved in every checkpoint folder, as `actdiag.pt`, and found there by

@@ -11,6 +11,7 @@ from workloads import MODELS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
 from actdiag.collect.kernel import kernel
+from actdiag.collect.lean import Lean
 from actdiag.collect.reducing import Eager
 
 
@@ -35,7 +36,14 @@ def test_a_recorded_step_adds_six_operators_a_tensor_and_reads_no_value_back(nam
     assert reads == 0 and operators <= 6 * tensors, f"{operators} operators for {tensors} tensors"
 
 
-def test_without_the_kernel_it_is_twenty_seven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_without_a_compiler_it_is_twelve(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actdiag.collect.collector.reducer", Lean)
+    operators, reads, tensors = added(name, tmp_path, **EVERY_STEP)
+    assert reads == 0 and operators <= 12 * tensors, f"{operators} operators for {tensors} tensors"
+
+
+def test_with_the_eager_functions_alone_it_is_twenty_seven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
     operators, reads, tensors = added("mlp", tmp_path, **EVERY_STEP)
     assert reads == 0 and operators <= 27 * tensors, f"{operators} operators for {tensors} tensors"
