@@ -94,14 +94,13 @@ class SiteStats:
     dead_fraction: float | None = _stat("dead units over units", "share")
     suspect_units: int | None = _stat("silent units with evidence below the window", "units", "int")
     half_window_units: int | None = _stat("units silent for half of the window or longer, the dead too", "units", "int")
+    flickering_units: int | None = _stat("units that came back from a silence for a moment only", "units", "int")
     rare_units: int | None = _stat("units that open on less than 1 % of the samples", "units", "int")
     revived_units: int | None = _stat("units that were dead and opened again", "units", "int")
     evidence_samples: int | None = _stat("samples behind the unit counts, at most the window", "samples", "int")
     first_death_step: int | None = _stat("step at which the first unit of this site fell silent", "steps", "int")
     dying_units: int | None = _stat("living units whose falling firing rate will end before long", "units", "int")
-    dying_step: int | None = _stat(
-        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on", "steps", "int"
-    )
+    dying_step: int | None = _stat("step at which half of them will hardly open (3 in a window)", "steps", "int")
     dying_earliest_step: int | None = _stat("the same, if its rate falls a standard error faster", "steps", "int")
     dying_latest_step: int | None = _stat("the same, if it falls a standard error slower", "steps", "int")
     grad_rms: float | None = _stat("root mean square of the loss gradient at this site")

@@ -28,8 +28,8 @@ KEY = ("relu", 0)
 class Bench:
     """A glance at one site whose units open as we say."""
 
-    def __init__(self, window: int = 2048) -> None:
-        self.memory, self.glance, self.step = Memory(window), Glance(window), -1
+    def __init__(self, window: int = 2048, warning: float = 0.45) -> None:
+        self.memory, self.glance, self.step = Memory(window), Glance(window, warning), -1
         self.site = cast(Site, SimpleNamespace(recent=Recent(UNITS, torch.device("cpu"))))
 
     def observe(self, silent: int, samples: int = BATCH) -> None:
@@ -96,6 +96,20 @@ def test_fewer_silent_units_than_a_warning_needs_ask_for_nothing() -> None:
     bench = Bench()
     bench.record(0)
     assert not any(s.record for s in looks(bench, [8] * 100)), "8 of 20 are 40 %"
+
+
+def test_a_verdict_is_due_from_the_share_on_that_a_warning_needs() -> None:
+    for warning, due in ((0.2, [16, 32, 64]), (0.41, [])):
+        bench = Bench(warning=warning)
+        bench.record(0)
+        assert [i + 1 for i, s in enumerate(looks(bench, [8] * 100)) if s.record] == due, "8 of 20 are 40 %"
+
+
+def test_a_limit_that_is_lower_has_a_step_recorded_earlier() -> None:
+    """9 of 32 units, 28 %, that die at step 107: with the limit of a warning at 20 % its step is recorded at once."""
+    for limits, told in (({}, 200), ({"dead_warning": 0.2}, 171)):
+        _, monitor = killed_at(107, units=9, max_overhead=None, attentive=True, limits=limits)
+        assert [f.step for f in monitor.findings if f.rule == "dead-units"] == [told], "64 batches of 32 are the window"
 
 
 def test_a_site_without_watch_or_memory_is_passed_over() -> None:
@@ -200,8 +214,8 @@ def test_attentive_must_be_true_false_or_none() -> None:
         Monitor(nn.Linear(2, 2), attentive="yes")
 
 
-def killed_at(step: int, **options: Any) -> tuple[list[Snapshot], Monitor]:
-    """A layer of 32 ReLUs of which 24 are closed for every input from `step` on; one batch of 32 a step."""
+def killed_at(step: int, *, units: int = 24, **options: Any) -> tuple[list[Snapshot], Monitor]:
+    """A layer of 32 ReLUs of which `units` are closed for every input from `step` on; one batch of 32 a step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -209,7 +223,7 @@ def killed_at(step: int, **options: Any) -> tuple[list[Snapshot], Monitor]:
         for now in range(220):
             if now == step:
                 with torch.no_grad():
-                    cast(nn.Linear, model[0]).bias[:24] = -1e3
+                    cast(nn.Linear, model[0]).bias[:units] = -1e3
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(torch.randn(32, 8)), torch.randint(4, (32,))).backward()
             optimizer.step()

@@ -24,6 +24,7 @@ class Evidence(NamedTuple):
     dead: int
     suspect: int
     half_window: int
+    flickering: int
     samples: int
     dead_indices: list[int]
 
@@ -31,6 +32,16 @@ class Evidence(NamedTuple):
     def silent(self) -> int:
         """Dead, or on the way to be called so."""
         return self.dead + self.suspect
+
+    @property
+    def doubtful(self) -> int:
+        """Silent units that may open again: one that fires rarely, and more where that is what units do that open.
+
+        As many have not been seen to open once more as have been seen to open once (Good-Turing), and these are silent
+        again. Where most of those that open are alive, a silent one is of another kind.
+        """
+        back = 2 * self.flickering
+        return 1 + (back if back >= self.units - self.silent else 0)
 
 
 def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
@@ -73,7 +84,7 @@ def _evidence(layer: Layer) -> Evidence | None:
     if len(layer.calls) == 1:
         return Evidence(
             site.units, site.dead_units, site.suspect_units or 0, max(site.half_window_units or 0, site.dead_units),
-            site.evidence_samples or 0, site.units_in("dead"),
+            site.flickering_units or 0, site.evidence_samples or 0, site.units_in("dead"),
         )  # fmt: skip
     turns = [call.unit_states or "" for _, call in layer.calls]
     if len({len(states) for states in turns}) > 1 or not turns[0]:
@@ -83,7 +94,7 @@ def _evidence(layer: Layer) -> Evidence | None:
     dead = [i for i, states in enumerate(seen) if states == {letters["dead"]}]
     silent = [states for states in seen if states <= {letters["dead"], letters["suspect"]}]
     samples = sum(call.evidence_samples or 0 for _, call in layer.calls)
-    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), samples, dead)
+    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), 0, samples, dead)
 
 
 def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
@@ -103,8 +114,8 @@ def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity |
 
 
 def _is_early_warning(evidence: Evidence, limits: Limits) -> bool:
-    """Whether enough units have been silent, not yet for the window; one of them may be rare and open again."""
-    half, silent = (max(n - 1, 0) / evidence.units for n in (evidence.half_window, evidence.silent))
+    """Whether enough units have been silent, not yet for the window, without those that may open again."""
+    half, silent = (max(n - evidence.doubtful, 0) / evidence.units for n in (evidence.half_window, evidence.silent))
     return half >= limits.half_window_warning or silent >= limits.silent_warning
 
 
@@ -187,6 +198,7 @@ def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why, lim
             "dead_units": evidence.dead,
             "suspect_units": evidence.suspect,
             "half_window_units": evidence.half_window,
+            "flickering_units": evidence.flickering,
             "units": evidence.units,
             "dead_fraction": evidence.dead / evidence.units,
             "evidence_samples": evidence.samples,
