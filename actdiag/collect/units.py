@@ -161,7 +161,7 @@ class UnitLedger:
     def __init__(self, count: int) -> None:
         self._died_at_C = np.full(count, -1, dtype=np.int64)
         self._revived_at_C = np.full(count, -1, dtype=np.int64)
-        self._back_from_C = np.zeros(count)
+        self._back_from_C, self._flickers = np.zeros(count), False
         self._noted: UnitEvidence | None = None
 
     def state(self) -> dict[str, Any]:
@@ -184,6 +184,7 @@ class UnitLedger:
         ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
         if "back_from" in state:  # an older state does not have it
             ledger._back_from_C = saved_tensor(state, "back_from", torch.float64, shape=(count,)).numpy()
+            ledger._flickers = bool(ledger._back_from_C.any())
         ledger._noted = evidence
         return ledger
 
@@ -198,14 +199,15 @@ class UnitLedger:
         if before is None or new <= 0:
             return
         opened = evidence.ages_3C[0] < new
-        if not opened.any():
-            return
-        same_block = evidence.block[0] == before.block[0] + new
-        opens_C = evidence.open_C - before.open_C if same_block else evidence.open_C
-        silence_C, batches_C = before.ages_3C[0], before.ages_3C[1]
-        silent = (silence_C >= _FLICKER_SAMPLES) & (batches_C >= _FLICKER_OBSERVATIONS)
-        seldom = silent & (opens_C < RARE_RATE * (silence_C + new))
-        self._back_from_C = np.where(opened, np.where(seldom, silence_C, 0.0), self._back_from_C)
+        back = opened & (before.ages_3C[1] >= _FLICKER_OBSERVATIONS) & (before.ages_3C[0] >= _FLICKER_SAMPLES)
+        if self._flickers:
+            self._back_from_C[opened] = 0
+        if back.any():
+            same_block = evidence.block[0] == before.block[0] + new
+            opens_C = evidence.open_C - before.open_C if same_block else evidence.open_C
+            seldom = back & (opens_C < RARE_RATE * (before.ages_3C[0] + new))
+            self._back_from_C[seldom] = before.ages_3C[0][seldom]
+            self._flickers |= bool(seldom.any())
 
     def _flickering(self, evidence: UnitEvidence) -> int:
         """Units whose last opening was a flicker, until they have missed three more at that rate, or are dead."""
