@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args
+
+from actdiag.rounding import round_floats
 
 SCHEMA_VERSION = 1
 
@@ -28,15 +29,6 @@ UNIT_STATES = {"a": "alive", "r": "rare", "s": "suspect", "d": "dead", "v": "rev
 
 def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
     return field(default=None, metadata={"doc": doc, "unit": unit, "kind": kind})
-
-
-def _round_floats(stats: Any) -> None:
-    """Make the floats of a new value what the event file can keep."""
-    kind: Any = type(stats)
-    for name in _float_fields(kind):
-        value = getattr(stats, name)
-        if value is not None:
-            object.__setattr__(stats, name, _rounded(name, value))
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,9 @@ class SiteStats:
     evidence_samples: int | None = _stat("samples behind the unit counts, at most the window", "samples", "int")
     first_death_step: int | None = _stat("step at which the first unit of this site fell silent", "steps", "int")
     dying_units: int | None = _stat("living units whose falling firing rate will end before long", "units", "int")
-    dying_step: int | None = _stat("step at which half of them will hardly open (3 in a window)", "steps", "int")
+    dying_step: int | None = _stat(
+        "step at which half of the dying units open for fewer than 3 samples of a window, if it goes on", "steps", "int"
+    )
     dying_earliest_step: int | None = _stat("the same, if its rate falls a standard error faster", "steps", "int")
     dying_latest_step: int | None = _stat("the same, if it falls a standard error slower", "steps", "int")
     grad_rms: float | None = _stat("root mean square of the loss gradient at this site")
@@ -111,7 +105,7 @@ class SiteStats:
     grad_histogram: Histogram | None = None
 
     def __post_init__(self) -> None:
-        _round_floats(self)
+        round_floats(self, _float_names(type(self)))
 
     @property
     def dead_rate_bound(self) -> float | None:
@@ -135,7 +129,7 @@ class ParameterStats:
     update_ratio: float | None = _stat("2-norm of the update really applied over the 2-norm of the weights")
 
     def __post_init__(self) -> None:
-        _round_floats(self)
+        round_floats(self, _float_names(type(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +151,7 @@ class Snapshot:
     overhead_ms: float | None = _stat("time that the recorded step before this one took beyond an unrecorded one", "ms")
 
     def __post_init__(self) -> None:
-        _round_floats(self)
+        round_floats(self, _float_names(type(self)))
 
     def to_json(self) -> str:
         """One line of strict JSON; NaN and infinities become the strings "nan", "inf", "-inf"."""
@@ -227,26 +221,12 @@ def spell_in(value: Any) -> Any:
     return _SPELLED.get(value, value) if isinstance(value, str) else value
 
 
-_SPELLED = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
 @cache
-def _float_fields(kind: Any) -> tuple[str, ...]:
+def _float_names(kind: type) -> tuple[str, ...]:
     return tuple(name for name, metadata in stat_fields(kind).items() if metadata["kind"] == "float")
 
 
-_FLOAT32 = struct.Struct("<f")
-
-
-def _rounded(name: str, value: Any) -> float | None:
-    """The nearest float32; None for NaN."""
-    try:
-        number: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
-    except (OverflowError, struct.error):
-        if isinstance(value, (int, float)):
-            return math.inf if value > 0 else -math.inf
-        raise TypeError(f"{name} must be a number or None, got {value!r}") from None
-    return None if math.isnan(number) else number
+_SPELLED = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 _LARGEST_TOP = 1023

@@ -19,15 +19,22 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.hooks import in_backward
-from actdiag.collect.rounds import Rounds, frames, has_unscaled, scaler_above, unscales_inside
+from actdiag.collect.rounds import (
+    Rounds,
+    closure_of,
+    has_unscaled,
+    runs_twice,
+    scaler_above,
+    unscales_inside,
+)
 from actdiag.collect.scope import Silent
 from actdiag.collect.witness import Witness
 from actdiag.session import FindingError, Session
 
 logger = logging.getLogger("actdiag")
 
-_OTHERS_UPDATES = 64
-"""Changes of a weight since our optimizer's last step after which somebody else's must be training the model."""
+_TIMED = 2
+"""Steps in a row that are left alone, of which each is timed; those that follow are timed together."""
 
 
 class Driver:
@@ -47,10 +54,10 @@ class Driver:
         self._due = False
         self._ran = False
         self._backward = -1
+        self._quiet = self._alone = 0
         self._rounds = Rounds()
         self._scalers: list[Any] = []
         self._witness: Witness | None = None
-        self._told = False
         session.collector.on_forward = self._forward_begins
         session.on_close = self._let_go
         self._handles: list[RemovableHandle] = []
@@ -62,13 +69,16 @@ class Driver:
         return [optimizer for ref in self._optimizers if (optimizer := ref()) is not None]
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._quiet and self._inside is None:
+            self._inside = self._optimizers[0]
+            return
         if self._session.closed:
             return
-        if self._inside is not None and _runs_twice(optimizer):
+        if self._inside is not None and runs_twice(optimizer):
             self._nested += 1  # a subclass whose step() calls super().step() fires the hooks once more
             return
         self._inside, self._nested = weakref.ref(optimizer), 0
-        self._closure = _closure_of(args, kwargs)
+        self._closure = closure_of(args, kwargs)
         self._session.collector.single = self._closure
         if self._session.mode == "record":
             self._session.guarded(self._read, optimizer, kwargs)
@@ -115,6 +125,9 @@ class Driver:
             scaler.note(optimizer, scaled_by)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._quiet and not self._nested and self._inside is not None:
+            self._pass_over()
+            return
         if self._session.closed or self._inside is None:
             return
         if self._nested:
@@ -123,6 +136,28 @@ class Driver:
         self._inside = None
         self._session.collector.single = False
         self._session.guarded(self._has_stepped, optimizer)
+
+    def _pass_over(self) -> None:
+        """A step ends that was left alone, and so is the next. In a small model every call here can be felt."""
+        self._inside = None
+        self._step += 1
+        self._since += 1
+        self._session.next_step = self._step
+        assert self._witness is not None
+        self._witness.note()
+        self._quiet -= 1
+        if not self._quiet:
+            self._session.schedule.budget.pass_over()
+
+    def _quiet_steps(self) -> int:
+        """At the ends of how many steps, from this one on, there is nothing to do but to count.
+
+        The first two of a run are timed. A loss scaler has to be followed, and of several optimizers each one.
+        """
+        self._alone = self._alone + 1 if self._session.mode == "off" else 0
+        one = len(self._optimizers) == 1 and self._witness is not None and not self._known()
+        quiet = one and self._alone > _TIMED and not self._is_told and not self._session.closed
+        return self._session.schedule.left_alone(self._step) if quiet else 0
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         self._session.after_update(closure=self._closure)
@@ -149,13 +184,8 @@ class Driver:
         if not self._ran:
             self._skipped()  # the round that runs now is the one to compare the next with
         self._ran = True
-        if self._stands_still() and not self._told:
-            self._say_it_stands_still()
+        if self._witness is not None and self._witness.tell(self._step - 1):
             self._session.abandon_step()
-
-    def _stands_still(self) -> bool:
-        """Whether somebody else trains the model that our first optimizer has trained."""
-        return self._witness is not None and self._witness.changes() >= _OTHERS_UPDATES
 
     def _look_back(self) -> None:
         skipped = self._skipped()
@@ -182,14 +212,6 @@ class Driver:
         """
         if self._due and not self._session.closed and not self._session.ranks.merging:
             self._session.guarded(self._look_back)
-
-    def _say_it_stands_still(self) -> None:
-        if not self._told:
-            self._told = True
-            logger.warning(
-                "actdiag: the optimizer of this monitor no longer steps, but the weights go on changing, so nothing is "
-                "recorded since step %s; make a new Monitor with the optimizer that trains the model", self._step - 1
-            )  # fmt: skip
 
     def manual_step(self, step: int | None) -> None:
         """The loop says that an update has been made."""
@@ -259,6 +281,7 @@ class Driver:
         self._backward = torch._C._current_graph_task_id()
         self._rounds.restart(self._known())
         self._session.begin_step(self._step)
+        self._quiet = self._quiet_steps()
         if not self._optimizers:
             self._session.remember_weights()
 
@@ -266,27 +289,11 @@ class Driver:
         """Close the session, which lets go of the optimizers. Never raises: a finding is told, and nothing goes on."""
         with contextlib.suppress(FindingError):
             self.settle()
-        if not self._session.closed and self._stands_still():
-            self._say_it_stands_still()
+        if not self._session.closed and self._witness is not None:
+            self._witness.tell(self._step - 1)
         self._session.close()
 
     def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-def _closure_of(args: Any, kwargs: Any) -> bool:
-    return kwargs.get("closure") is not None or any(callable(arg) and not isinstance(arg, Optimizer) for arg in args)
-
-
-def _runs_twice(optimizer: Optimizer) -> bool:
-    """Whether this optimizer's step() is on the stack twice: then the hook belongs to the inner call.
-
-    Looked at only while a step is believed to run, so that an exception in an earlier step() cannot fool it.
-    """
-    running = 0
-    for frame in frames(sys._getframe(1)):
-        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
-            running += frame.f_locals.get("self") is optimizer
-    return running > 1

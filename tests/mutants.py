@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_cost import COST
 from mutants_doors import DOORS
 from mutants_glance import GLANCE
 from mutants_io import EDITS, TESTS
@@ -139,8 +140,8 @@ MUTANTS = [
     Mutant(
         "gradients stay multiplied by the loss scale",
         "collect/finish.py",
-        'math.sqrt(tally.sum_of(i, "grad_squares") / n) / scale',
-        'math.sqrt(tally.sum_of(i, "grad_squares") / n)',
+        'math.sqrt(sums["grad_squares"][i] / n) / scale',
+        'math.sqrt(sums["grad_squares"][i] / n)',
         "test_monitor",
     ),
     Mutant(
@@ -160,7 +161,7 @@ MUTANTS = [
     Mutant(
         "nested optimizer hooks count twice",
         "stepping.py",
-        "if self._inside is not None and _runs_twice(optimizer):",
+        "if self._inside is not None and runs_twice(optimizer):",
         "if False:",
         "test_monitor",
     ),
@@ -202,7 +203,7 @@ MUTANTS = [
     Mutant(
         "None is written as 0",
         "write/pack.py",
-        "np.nan if v is None else v",
+        "math.nan if v is None else v",
         "0.0 if v is None else v",
         "test_write_tensorboard",
     ),
@@ -215,7 +216,7 @@ MUTANTS += [
 MUTANTS += [Mutant(*edit) for edit in [*REGIMES, *RANKS, *RULES]]
 MUTANTS += [
     Mutant(*edit[:1], file, *edit[1:], tests)
-    for tables in (GLANCE, START, KERNEL, TAB, SCREEN, TRITON, DOORS)
+    for tables in (GLANCE, COST, START, KERNEL, TAB, SCREEN, TRITON, DOORS)
     for (file, tests), edits in tables.items()
     for edit in edits
 ]

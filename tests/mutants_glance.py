@@ -25,13 +25,13 @@ GLANCE = {
     ("collect/glance.py", "test_glance"): [
         ("a look never watches closer", "closer |= now.last >=", "closer |= now.last < 0 >="),
         ("a look asks on two batches", "observations_C >= MIN_OBSERVATIONS", "observations_C >= 2"),
-        ("a look asks on any sample", "samples_C >= SUSPECT_SAMPLES", "samples_C >= 0"),
+        ("a look asks on any sample", "ages = (SUSPECT_SAMPLES,", "ages = (0,"),
         (
             "a look forgets a full window",
             "self._is_due(a, b) for a, b in",
             "self._is_due(a, b) and a != now.window for a, b in",
         ),
-        ("a look forgets half a window", "samples_C >= max(window / 2, SUSPECT_SAMPLES)", "samples_C >= window"),
+        ("a look forgets half a window", "max(window / 2, SUSPECT_SAMPLES), window)", "window, window)"),
         ("a look asks at any silence", "now >= self._warning and", "now > 0 and"),
         ("a look asks again and again", "and now >= before + RECORD_RISE", ""),
         (
@@ -41,7 +41,7 @@ GLANCE = {
         ),
     ],
     ("collect/glance.py", "test_glance test_units"): [
-        ("a look remembers no flicker", "looked.ledger.note(looked.evidence)", "pass"),
+        ("a look remembers no flicker", "known.ledger.note(evidence)", "pass"),
     ],
     ("session.py", "test_glance"): [
         ("a look knows no limits of the user's", "terms.limits.dead_earliest", "0.45"),
@@ -62,7 +62,7 @@ GLANCE = {
         ("a look goes back to the last recorded step", "min(enough, len(self._stamps) - 1 - observations)", "0"),
         ("a look goes back too few samples", "self._totals[-1] - samples) - 1", "self._totals[-1] - samples)"),
         ("a look goes back too few batches", "min(enough, len(self._stamps) - 1 - observations)", "enough"),
-        ("a look forgets what lies far back", "np.diff(totals, prepend=0.0)", "np.diff(totals, prepend=totals[0])"),
+        ("a look forgets what lies far back", "totals[1:] -= totals[:-1].copy()", "totals[:] -= totals[0]"),
     ],
     ("collect/schedule.py", "test_schedule"): [
         ("a resumed run is not attentive", "max(schedule._attentive_until, until)", "schedule._attentive_until"),

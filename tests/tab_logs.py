@@ -13,8 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from actdiag.diagnose.finding import Change
-from actdiag.report.records import crc32c_all, masked
 from actdiag.snapshot import Snapshot
+from actdiag.write.event_file import framed
 from actdiag.write.tensorboard import TensorBoardWriter
 
 
@@ -52,12 +52,8 @@ def save(folder: Path, *parts: Sequence[Event]) -> Path:
 
 
 def records(events: Sequence[Event]) -> Iterator[bytes]:
-    """Event files are lengths, their checksums, data, their checksums."""
-    for start in range(0, len(events), 512):
-        datas = [event.SerializeToString() for event in events[start : start + 512]]
-        lengths = [struct.pack("<Q", len(data)) for data in datas]
-        for data, length, one, two in zip(datas, lengths, crc32c_all(lengths), crc32c_all(datas), strict=True):
-            yield length + struct.pack("<I", masked(one)) + data + struct.pack("<I", masked(two))
+    """As event files have them."""
+    return (framed(event.SerializeToString()) for event in events)
 
 
 def decode_frame(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -154,14 +154,14 @@ def test_a_look_at_the_latest_observations_sees_what_a_look_at_all_of_them_does(
 
 
 def test_a_look_costs_the_same_however_long_no_step_has_been_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, counted, add = Bench(window=640), [], Memory.with_seen
+    bench, counted, add = Bench(window=640), [], Memory.evidence_with
 
-    def counting(self: Memory, known: Known, seen: Openings) -> Known:
+    def counting(self: Memory, known: Known, seen: Openings) -> UnitEvidence:
         counted.append(len(seen.stamps_T))
         return add(self, known, seen)
 
     bench.record(0)
-    monkeypatch.setattr(Memory, "with_seen", counting)
+    monkeypatch.setattr(Memory, "evidence_with", counting)
     looks(bench, [9] * 500)
     assert len(counted) == 500 and max(counted) == 640 // BATCH + 1, "a window, and one for all before it"
     recent = cast(Recent, bench.site.recent)

@@ -22,7 +22,8 @@ ROOMS = {"collect", "diagnose", "write", "report"}
 DOORS = {"monitor", "lightning", "transformers", "ignite", "checkup"}
 
 ALLOWED = {
-    "snapshot": set(),
+    "rounding": set(),
+    "snapshot": {"rounding"},
     "names": set(),
     "config": set(),
     "collect": {"collect"} | LEAVES,

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as tensorboards_crc32c
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -31,12 +30,13 @@ from actdiag import Monitor, TensorBoardWriter
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.report.document import render_json
 from actdiag.report.read import ReadError, read_runs
-from actdiag.report.records import crc32c, crc32c_all, masked
 from actdiag.report.run import Run, worst_first
 from actdiag.report.table import number, share
 from actdiag.report.text import render_markdown, render_text
 from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
 from actdiag.write import tags
+from actdiag.write.crc import masked_crc32c
+from actdiag.write.event_file import framed
 from tests.test_snapshot import refuse_constant
 
 
@@ -418,11 +418,6 @@ def records(data: bytes) -> Iterator[bytes]:
         start += length + 16
 
 
-def framed(data: bytes) -> bytes:
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, struct.pack("<I", masked(crc32c(length))), data, struct.pack("<I", masked(crc32c(data)))))
-
-
 def read_bytes(folder: Path, data: bytes) -> Run:
     """The run of an event file of these bytes; one without snapshots where there is nothing to read."""
     (folder / "events.out.tfevents.x").write_bytes(data)
@@ -508,7 +503,7 @@ def test_records_that_are_intact_but_no_events_are_passed_over(folder: Path, noi
 
 def test_a_length_beyond_the_file_is_not_believed(folder: Path) -> None:
     length = struct.pack("<Q", 1 << 62)
-    (note,) = read_bytes(folder, length + struct.pack("<I", masked(crc32c(length))) + b"actdiag/").problems
+    (note,) = read_bytes(folder, length + struct.pack("<I", masked_crc32c(length)) + b"actdiag/").problems
     assert "cut off" in note
 
 
@@ -529,18 +524,6 @@ def test_a_file_that_cannot_be_read_is_noted_and_the_others_are_read(
     run = only(tmp_path)
     assert len(run.snapshots) == 2
     assert run.problems == [f"{bad.name} cannot be read (Permission denied)"]
-
-
-@given(st.lists(st.binary(max_size=80), max_size=50))
-def test_our_checksum_is_tensorboards_one_at_a_time_or_many(blocks: list[bytes]) -> None:
-    expected = [tensorboards_crc32c(block) for block in blocks]
-    assert [crc32c(block) for block in blocks] == expected
-    assert crc32c_all(blocks) == expected
-
-
-@given(st.lists(st.binary(min_size=4, max_size=90), min_size=32, max_size=40))
-def test_many_long_blocks_are_checked_in_step(blocks: list[bytes]) -> None:
-    assert crc32c_all(blocks) == [tensorboards_crc32c(block) for block in blocks]
 
 
 # Logs that do not fit -----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from actdiag import Monitor
 from actdiag.collect.activations import RELU, TANH, ActivationFacts
-from actdiag.collect.finish import finish_parameter, finish_site, total_norms
+from actdiag.collect.finish import finish_sites
+from actdiag.collect.finish_parameters import finish_parameters, total_norms
 from actdiag.collect.layout import arrange
 from actdiag.collect.memory import Known, Memory
 from actdiag.collect.parallel import Place
@@ -62,6 +63,15 @@ def word(step: int = 3) -> Word:
 def join(tallies: Sequence[Tally]) -> Tally:
     """As ranks join: each tally has travelled."""
     return parcels_joined([pack(word(), tally) for tally in tallies])[1]
+
+
+def finish_site(tally: Tally, i: int, known: Known, step: int) -> SiteStats:
+    """One of the sites, beside others of which nothing is known."""
+    sites = finish_sites(tally, [known if k == i else None for k in range(len(tally.layout.sites))], step)
+    assert [site is None for site in sites] == [k != i for k in range(len(sites))]
+    found = sites[i]
+    assert found is not None
+    return found
 
 
 def finished(tally: Tally, known: Known | None = None) -> SiteStats:
@@ -123,7 +133,7 @@ def assert_same_numbers(found: Tally, truth: Tally) -> None:
     for name in ("sums_SK", "n_C", "mean_C", "m2_C", "opens_W"):
         np.testing.assert_allclose(getattr(found, name), getattr(truth, name), rtol=1e-12, atol=1e-300)
     for i in range(len(truth.layout.sites)):
-        np.testing.assert_array_equal(found.octaves(i), truth.octaves(i))
+        np.testing.assert_array_equal(found.octaves()[i], truth.octaves()[i])
     for name in ("low_S", "high_S", "scale_S", "last_W"):
         np.testing.assert_array_equal(getattr(found, name), getattr(truth, name))
     for mine, others in zip(found.times, truth.times, strict=True):
@@ -274,23 +284,23 @@ WHOLE, PART = ParameterRow("w", False), ParameterRow("w", True)
 def test_a_parameter_that_every_rank_has_is_counted_once_and_parts_add() -> None:
     values = {"weight": 9.0, "grad": 16.0, "clipped": 4.0, "zeros": 1.0, "elements": 8.0, "update": 1.0, "base": 9.0}
     whole = join([parameters((WHOLE, values))] * 3)
-    assert finish_parameter(whole, 0).grad_norm == 4
+    assert finish_parameters(whole)[0].grad_norm == 4
     assert total_norms(whole) == (4, 0.5)
     parts = join([parameters((PART, values))] * 4)
-    stats = finish_parameter(parts, 0)
+    stats = finish_parameters(parts)[0]
     assert (stats.weight_norm, stats.grad_norm, stats.grad_zero_fraction) == (6, 8, 0.125)
-    assert stats.update_ratio == finish_parameter(whole, 0).update_ratio
+    assert stats.update_ratio == finish_parameters(whole)[0].update_ratio
 
 
 def test_a_rank_with_a_copy_or_an_empty_part_changes_nothing() -> None:
     values = {"weight": 9.0, "grad": 16.0, "clipped": 16.0, "zeros": 0.0, "elements": 8.0}
     one, copy, empty = parameters((PART, values)), parameters((PART, {})), parameters((PART, dict.fromkeys(values, 0)))
-    assert finish_parameter(join([copy, one, empty]), 0) == finish_parameter(one, 0)
+    assert finish_parameters(join([copy, one, empty]))[0] == finish_parameters(one)[0]
 
 
 def test_nothing_is_told_of_a_part_alone() -> None:
     tally = parameters((PART, {"weight": 9.0, "grad": 16.0, "clipped": 16.0, "zeros": 0.0, "elements": 8.0}))
-    stats = finish_parameter(tally, 0, complete=False)
+    stats = finish_parameters(tally, complete=False)[0]
     assert (stats.weight_norm, stats.grad_norm, stats.grad_zero_fraction, stats.state) == (None, None, None, "trained")
     assert total_norms(tally, complete=False) == (None, None)
 
@@ -298,16 +308,16 @@ def test_nothing_is_told_of_a_part_alone() -> None:
 def test_terms_of_a_gradient_are_added_before_its_norm_is_taken() -> None:
     key = Piece("clipped", "w", "")
     terms = [parameters((WHOLE, {"weight": 1.0}), pieces={key: np.array(x)}) for x in ([3.0, 1.0], [0.0, -1.0])]
-    stats = finish_parameter(join(terms), 0)
+    stats = finish_parameters(join(terms))[0]
     assert (stats.grad_norm, stats.grad_zero_fraction) == (3, 0.5)
     assert total_norms(join(terms)) == (3, 1)
-    assert finish_parameter(terms[0], 0, complete=False).grad_norm is None
+    assert finish_parameters(terms[0], complete=False)[0].grad_norm is None
 
 
 def test_a_term_of_a_gradient_that_no_update_has_used_is_no_trouble() -> None:
     """Another loss came through a parameter whose optimizer did not step."""
     tally = parameters((WHOLE, {"weight": 1.0}), pieces={Piece("grad", "w", ""): np.array([3.0, 4.0])})
-    assert finish_parameter(join([tally]), 0).grad_norm == 5
+    assert finish_parameters(join([tally]))[0].grad_norm == 5
     assert total_norms(join([tally])) == (None, None)
 
 
@@ -319,15 +329,15 @@ def test_only_the_gradient_of_an_update_is_told() -> None:
         out = Readout()
         queue_records(out, [record])
         tally = count_up([], [record], out.fetch(), site_scales=[], record_scales=[1.0])
-        assert finish_parameter(tally, 0).grad_norm == (5 if used else None)
+        assert finish_parameters(tally)[0].grad_norm == (5 if used else None)
 
 
 def test_a_parameter_has_a_gradient_if_it_has_one_on_any_rank() -> None:
     without = parameters((WHOLE, {"weight": 1.0}))
     without.flags_PF[0, FLAGS.index("has_grad")] = False
     with_one = parameters((WHOLE, {"weight": 1.0, "zeros": 0.0, "elements": 2.0}))
-    assert finish_parameter(without, 0).state == "no_grad"
-    assert finish_parameter(join([without, with_one]), 0).state == "trained"
+    assert finish_parameters(without)[0].state == "no_grad"
+    assert finish_parameters(join([without, with_one]))[0].state == "trained"
 
 
 # Parcels ------------------------------------------------------------------------------------------------
@@ -347,7 +357,7 @@ def test_a_parcel_is_read_back_bit_for_bit(name: str) -> None:
         mine, truth = getattr(back, spec.name), getattr(tally, spec.name)
         if isinstance(truth, np.ndarray):
             if spec.name in ("octaves_S2U", "used_U"):  # those that are nowhere in use are left out
-                mine, truth = ([tally_.octaves(i) for i in range(2)] for tally_ in (back, tally))
+                mine, truth = ([tally_.octaves()[i] for i in range(2)] for tally_ in (back, tally))
                 mine, truth = np.array(mine), np.array(truth)
             assert mine.dtype == truth.dtype and mine.tobytes() == truth.tobytes(), spec.name
     assert (back.layout, back.conflicts, list(back.pieces)) == (tally.layout, tally.conflicts, list(tally.pieces))
@@ -362,7 +372,7 @@ def test_nothing_counted_is_a_parcel_too() -> None:
 def test_counts_beyond_32_bits_survive() -> None:
     tally = counted(site_of(torch.ones(3, 5)))
     tally.octaves_S2U[0, 0, 7] = 2**40
-    assert unpack(pack(word(), tally))[1].octaves(0)[0, 7] == 2**40
+    assert unpack(pack(word(), tally))[1].octaves()[0][0, 7] == 2**40
 
 
 # Layers divided among ranks -------------------------------------------------------------------------------

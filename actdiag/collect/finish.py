@@ -1,67 +1,122 @@
-"""From a Tally, of one rank or of all, to the numbers of a Snapshot: plain float64 arithmetic."""
+"""From a Tally, of one rank or of all, to SiteStats: plain float64 arithmetic, on all sites at once.
+
+Legend: S sites, C units of all sites in a row.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from actdiag.collect.histogram import finish_histogram
+from actdiag.collect.histogram import BINS, finish_histograms
 from actdiag.collect.memory import Known
-from actdiag.collect.tally import FLAGS, VALUES, Tally
-from actdiag.snapshot import ParameterState, ParameterStats, SiteStats
+from actdiag.collect.tally import SUMS, Floats, Tally
+from actdiag.snapshot import Histogram, SiteStats
 
-_CLIP_ROUNDING = 1e-6
-"""Two norms of the same float32 gradient differ by less."""
-
-
-def finish_site(tally: Tally, i: int, known: Known, step: int, *, replicas: float = 1) -> SiteStats:
-    """SiteStats of one site. `replicas`: the loss is a mean over so many ranks, so each one's gradient is larger."""
-    row = tally.layout.sites[i]
-    values: dict[str, Any] = {"n": int(tally.sum_of(i, "elements")), "samples": int(tally.sum_of(i, "samples"))}
-    activation_U, gradient_U = tally.octaves(i)
-    with np.errstate(over="ignore", invalid="ignore"):  # the square of a double can be infinite
-        values |= {"histogram": finish_histogram(activation_U)} | _from_moments(tally, i)
-    values |= _from_gate(tally, i, row.ends)
-    scale = float(tally.scale_S[i]) * replicas
-    values |= _from_gradient(tally, i, gradient_U, None if math.isnan(scale) else scale)
-    values |= _from_evidence(known, step)
-    return SiteStats(kind=row.kind, role=row.role, order=i, **values)
+_LIVING = np.isin(np.arange(128), list(b"arv"))
+"""By the letter of its state, whether a unit is neither dead nor suspect."""
+Columns = Mapping[str, Sequence[Any]]
+"""Name -> a number for each site."""
 
 
-def _from_moments(tally: Tally, i: int) -> dict[str, Any]:
-    """Layer numbers from unit numbers; None where no element is finite."""
-    part = slice(tally.units_at[i], tally.units_at[i + 1])
-    n_C, mean_C, m2_C = tally.n_C[part], tally.mean_C[part], tally.m2_C[part]
-    values: dict[str, Any] = {"units": int(n_C.size), "nonfinite": int(tally.sum_of(i, "nonfinite"))}
-    n = float(n_C.sum())
-    if n == 0:
-        return values
-    mean = float(n_C @ mean_C) / n
-    variance = (float(m2_C.sum()) + float(n_C @ np.square(mean_C - mean))) / n
+def finish_sites(
+    tally: Tally, known: Sequence[Known | None], step: int, *, replicas: float = 1
+) -> list[SiteStats | None]:
+    """SiteStats of the sites of a tally, in its order; None for one of which nothing is given as known.
+
+    `replicas`: the loss is a mean over so many ranks, so each one's gradient is larger.
+    """
+    sums: Columns = dict(zip(SUMS, tally.sums_SK.T.tolist(), strict=True))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the square of a double can be infinite
+        moments = _moments(tally)
+    activation_S, gradient_S = _histograms(tally)
+    scale_S = (tally.scale_S * replicas).tolist()
+    found: list[SiteStats | None] = []
+    for i, (row, own) in enumerate(zip(tally.layout.sites, known, strict=True)):
+        if own is None:
+            found.append(None)
+            continue
+        scale = None if math.isnan(scale_S[i]) else scale_S[i]
+        values: dict[str, Any] = {
+            "n": int(sums["elements"][i]),
+            "samples": int(sums["samples"][i]),
+            "units": row.units,
+            "nonfinite": int(sums["nonfinite"][i]),
+            "histogram": activation_S[i],
+            **_from_moments(moments, sums, i),
+            **_from_gate(sums, i, row.ends),
+            **_from_gradient(sums, i, gradient_S[i], scale),
+            **_from_evidence(own, step),
+        }
+        found.append(SiteStats(kind=row.kind, role=row.role, order=i, **values))
+    return found
+
+
+def _moments(tally: Tally) -> Columns:
+    """Layer numbers from unit numbers; whatever comes out where a layer has no finite element."""
+    at = tally.units_at
+    sizes_S = np.diff(at)
+    used_S = sizes_S > 0
+    first = np.array(at[:-1], np.intp)[used_S]
+
+    def total(x_C: Floats) -> Floats:
+        sums_S = np.zeros(len(sizes_S))
+        if first.size:
+            sums_S[used_S] = np.add.reduceat(x_C, first)
+        return sums_S
+
+    n_S = total(tally.n_C)
+    mean_S = total(tally.n_C * tally.mean_C) / n_S
+    off_C = tally.mean_C - np.repeat(mean_S, sizes_S)
+    variance_S = (total(tally.m2_C) + total(tally.n_C * off_C * off_C)) / n_S
     # Of a unit without a finite element mean and m2 are 0: it adds nothing, whatever it is divided by.
-    squares = float(np.square(mean_C).sum())
-    energy = float((m2_C / np.maximum(n_C, 1)).sum()) + squares
-    return values | {
-        "mean": mean,
-        "std": math.sqrt(variance),
-        "rms": math.sqrt(variance + mean * mean),
-        "low": float(tally.low_S[i]),
-        "high": float(tally.high_S[i]),
-        "zero_fraction": tally.sum_of(i, "zeros") / n,
-        "mean_energy": squares / energy if energy > 0 else None,
+    squares_S = total(tally.mean_C * tally.mean_C)
+    energy_S = total(tally.m2_C / np.maximum(tally.n_C, 1)) + squares_S
+    columns = {
+        "finite": n_S,
+        "mean": mean_S,
+        "std": np.sqrt(variance_S),
+        "rms": np.sqrt(variance_S + mean_S * mean_S),
+        "low": tally.low_S,
+        "high": tally.high_S,
+        "mean_energy": squares_S / energy_S,
+    }
+    return {name: column_S.tolist() for name, column_S in columns.items()}
+
+
+def _from_moments(moments: Columns, sums: Columns, i: int) -> dict[str, Any]:
+    """None of them where no element is finite."""
+    n = moments["finite"][i]
+    if n == 0:
+        return {}
+    energy = moments["mean_energy"][i]
+    return {
+        "mean": moments["mean"][i],
+        "std": moments["std"][i],
+        "rms": moments["rms"][i],
+        "low": moments["low"][i],
+        "high": moments["high"][i],
+        "zero_fraction": sums["zeros"][i] / n,
+        "mean_energy": None if math.isnan(energy) else energy,
     }
 
 
-def _from_gate(tally: Tally, i: int, ends: str) -> dict[str, Any]:
-    n = tally.sum_of(i, "gate_n")
+def _histograms(tally: Tally) -> tuple[list[Histogram | None], list[Histogram | None]]:
+    """Of the activations and of the gradients."""
+    found = finish_histograms(tally.octaves().reshape(-1, BINS))
+    return found[::2], found[1::2]
+
+
+def _from_gate(sums: Columns, i: int, ends: str) -> dict[str, Any]:
+    n = sums["gate_n"][i]
     if n == 0:
         return {}
-    values: dict[str, Any] = {"gate_mean": tally.sum_of(i, "gate") / n if "g" in ends else None}
-    low, high = tally.sum_of(i, "gate_low") / n, tally.sum_of(i, "gate_high") / n
+    values: dict[str, Any] = {"gate_mean": sums["gate"][i] / n if "g" in ends else None}
+    low, high = sums["gate_low"][i] / n, sums["gate_high"][i] / n
     if "b" in ends:
         values["saturated_low"] = low if "l" in ends else None
         values["saturated_high"] = high if "h" in ends else None
@@ -69,19 +124,18 @@ def _from_gate(tally: Tally, i: int, ends: str) -> dict[str, Any]:
     return values
 
 
-def _from_gradient(tally: Tally, i: int, counts_U: NDArray[np.int64], scale: float | None) -> dict[str, Any]:
-    if not tally.sum_of(i, "gradients"):
+def _from_gradient(sums: Columns, i: int, histogram: Histogram | None, scale: float | None) -> dict[str, Any]:
+    if not sums["gradients"][i]:
         return {}
-    n = tally.sum_of(i, "grad_n")
-    values: dict[str, Any] = {"grad_nonfinite": int(tally.sum_of(i, "grad_nonfinite"))}
-    histogram = finish_histogram(counts_U)
+    n = sums["grad_n"][i]
+    values: dict[str, Any] = {"grad_nonfinite": int(sums["grad_nonfinite"][i])}
     if histogram is not None and scale is not None:
         values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(scale)))
     if n == 0:
         return values
     return values | {
-        "grad_rms": None if scale is None else math.sqrt(tally.sum_of(i, "grad_squares") / n) / scale,
-        "grad_zero_fraction": tally.sum_of(i, "grad_zeros") / n,
+        "grad_rms": None if scale is None else math.sqrt(sums["grad_squares"][i] / n) / scale,
+        "grad_zero_fraction": sums["grad_zeros"][i] / n,
     }
 
 
@@ -90,7 +144,8 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         return {}
     verdict = known.ledger.judge(known.evidence, step)
     dead = verdict.count("d")
-    forecast = known.trend.forecast(np.array([s in "arv" for s in verdict.states]), known.evidence.window)
+    living_C = _LIVING[np.frombuffer(verdict.states.encode(), np.uint8)]
+    forecast = known.trend.forecast(living_C, known.evidence.window)
     return {
         "units": len(verdict.states),
         "dead_units": dead,
@@ -108,88 +163,3 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         "dying_latest_step": None if forecast is None else forecast.latest_step,
         "unit_states": verdict.states,
     }
-
-
-def _values(tally: Tally, i: int) -> dict[str, float]:
-    own = {name: float(tally.values_PV[i, k]) for k, name in enumerate(VALUES) if tally.known_PV[i, k]}
-    pieces = {piece: terms for piece, terms in tally.pieces.items() if piece.name == tally.layout.parameters[i].name}
-    for value in sorted({piece.value for piece in pieces}):  # "clipped" first: it stands for "grad" where there is none
-        sums = [terms for piece, terms in pieces.items() if piece.value == value]
-        own[value] = float(sum(np.square(terms).sum() for terms in sums))
-        own["zeros"] = float(sum((terms == 0).sum() for terms in sums))
-        own["elements"] = float(sum(terms.size for terms in sums))
-    if pieces and "clipped" in own:
-        own.setdefault("grad", own["clipped"])
-    return own
-
-
-def finish_parameter(tally: Tally, i: int, *, complete: bool = True) -> ParameterStats:
-    """ParameterStats of one parameter. A norm of non-finite values is infinite.
-
-    `complete`: the parts of all ranks are in the tally; of a part alone nothing is told.
-    """
-    own = _values(tally, i) if complete or not _divided(tally, i) else {}
-    zeros, elements = own.get("zeros"), own.get("elements")
-    update, base = own.get("update"), own.get("base")
-    return ParameterStats(
-        state=_state(dict(zip(FLAGS, tally.flags_PF[i].tolist(), strict=True)), zeros, elements),
-        weight_norm=_norm(own.get("weight")),
-        grad_norm=_norm(own.get("grad")),
-        grad_zero_fraction=zeros / elements if zeros is not None and elements else None,
-        update_ratio=_norm(update / base) if update is not None and base else None,
-    )
-
-
-def _divided(tally: Tally, i: int) -> bool:
-    """Whether nothing can be told of a parameter by one rank alone."""
-    row = tally.layout.parameters[i]
-    return row.part or any(piece.name == row.name for piece in tally.pieces)
-
-
-def _norm(squares: float | None) -> float | None:
-    if squares is None:
-        return None
-    return math.sqrt(squares) if math.isfinite(squares) else math.inf
-
-
-def _state(flags: dict[str, bool], zeros: float | None, elements: float | None) -> ParameterState:
-    if not flags["requires_grad"]:
-        return "frozen"
-    if not flags["in_optimizer"]:
-        return "not_in_optimizer"
-    if not flags["has_grad"]:
-        return "no_grad"
-    return "zero_grad" if zeros is not None and zeros == elements else "trained"
-
-
-def total_norms(tally: Tally, *, complete: bool = True) -> tuple[float | None, float | None]:
-    """Total gradient norm before clipping, and the clip coefficient.
-
-    None where no gradient was seen, or where one of them cannot be told: its scale is unknown, or it is a part. Where
-    ranks have averaged after the backward, there is no telling how it was before clipping.
-    """
-    before = after = 0.0
-    seen = False
-    for i in range(len(tally.layout.parameters)):
-        if not tally.flags_PF[i, FLAGS.index("has_grad")]:
-            continue
-        own = _values(tally, i)
-        if "clipped" not in own or "grad" not in own or (not complete and _divided(tally, i)):
-            return None, None
-        before += own["grad"]
-        after += own["clipped"]
-        seen = True
-    if not seen:
-        return None, None
-    late = bool(tally.flags_PF[:, FLAGS.index("late")].any())
-    return _norm(before), None if late else _clip(before, after)
-
-
-def _clip(before: float, after: float) -> float | None:
-    """By what the gradient was shortened; None for one that was made longer, which is not what clipping does."""
-    if not 0 < before < math.inf or not math.isfinite(after):
-        return None
-    clip = math.sqrt(after / before)
-    if abs(clip - 1) < _CLIP_ROUNDING:
-        return 1.0
-    return clip if clip < 1 else None

@@ -147,7 +147,7 @@ def _is_dense(x: Tensor) -> bool:
 
 def _fits(x: Tensor, *, copies: bool = False) -> bool:
     """Whether the kernel can read it as it lies in memory, or after a small copy, and is the faster way."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.is_neg():
+    if not x.is_cpu or x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.is_neg():
         return False
     if (copies or x.dtype != torch.float32) and x.numel() > _MOST_COPIED:
         return False

@@ -57,14 +57,12 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
     """From samples, observations and steps since each unit last opened. Zeros where there are no units."""
     if not ages_3C.shape[1]:
         return NO_SILENCE
+    units = ages_3C.shape[1]
     samples_C, observations_C = ages_3C[0], ages_3C[1]
-    long_C = observations_C >= MIN_OBSERVATIONS
-    return Silence(
-        float((observations_C >= 1).mean()),
-        float((long_C & (samples_C >= SUSPECT_SAMPLES)).mean()),
-        float((long_C & (samples_C >= max(window / 2, SUSPECT_SAMPLES))).mean()),
-        float((long_C & (samples_C >= window)).mean()),
-    )
+    long_C = samples_C[observations_C >= MIN_OBSERVATIONS]
+    ages = (SUSPECT_SAMPLES, max(window / 2, SUSPECT_SAMPLES), window)
+    suspect, half, whole = (np.count_nonzero(long_C >= age) / units for age in ages)
+    return Silence(np.count_nonzero(observations_C >= 1) / units, suspect, half, whole)
 
 
 class _Enough(TypedDict):
@@ -93,10 +91,10 @@ class Glance:
             seen, known = self._seen(key, site), memory.known.get(key)
             if seen is None or known is None:
                 continue
-            looked, now = memory.with_seen(known, seen), NO_SILENCE
-            if looked.evidence is not None and looked.ledger is not None:
-                looked.ledger.note(looked.evidence)
-                now = silence(looked.evidence.ages_3C, self._window)
+            evidence = memory.evidence_with(known, seen)
+            if known.ledger is not None:
+                known.ledger.note(evidence)
+            now = silence(evidence.ages_3C, self._window)
             before = self._most.get(key)
             if before is not None:
                 closer |= now.last >= before.last + CLOSER_RISE

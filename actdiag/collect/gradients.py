@@ -30,7 +30,7 @@ def squares(tensors: list[Tensor]) -> list[Tensor]:
 
 def has_norm(x: Tensor) -> bool:
     """Whether a parameter has numbers to take a norm of: not integers, float8, quantized ones, or a shape on meta."""
-    return (x.dtype in _WITH_NORM or x.is_complex()) and not x.is_quantized and x.device.type != "meta"
+    return (x.dtype in _WITH_NORM or x.is_complex()) and not (x.is_quantized or x.is_meta)
 
 
 _WITH_NORM = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -2,6 +2,8 @@
 
 On the device: 512 exact counters (sign x 256 exponents), which add over batches and ranks. On the host they
 are cut to the 31 octaves below the largest magnitude, with everything smaller in the middle bucket.
+
+Legend: N histograms, B counters, E exponents, O octaves.
 """
 
 from __future__ import annotations
@@ -51,17 +53,16 @@ def stride_of(n: int) -> int:
     return stride
 
 
-def finish_histogram(counts: NDArray[Any]) -> Histogram | None:
-    """The 63 buckets around zero of 512 exponent counters; None if no finite value was counted."""
-    grid = counts.astype(np.int64).reshape(2, _EXPONENTS)[:, :-1]  # exponent 255 holds NaN and infinity
-    magnitudes = grid.sum(0)
-    used = np.flatnonzero(magnitudes)
-    if not used.size:
-        return None
-    top = max(int(used[-1]), 1)  # exponent 0 holds zeros and denormals, which stay in the middle
-    first = top - OCTAVES + 1
-    below = max(first, 1)
-    inside = np.zeros((2, OCTAVES), dtype=np.int64)
-    inside[:, below - first :] = grid[:, below : top + 1]
-    middle = int(magnitudes[:below].sum())
-    return Histogram(top=top - 126, counts=(*inside[1, ::-1].tolist(), middle, *inside[0].tolist()))
+def finish_histograms(counts_NB: NDArray[Any]) -> list[Histogram | None]:
+    """The 63 buckets around zero of each row of 512 exponent counters; None where no finite value was counted."""
+    grid_N2E = counts_NB.astype(np.int64).reshape(-1, 2, _EXPONENTS)[:, :, :-1]  # exponent 255 holds NaN and infinity
+    magnitudes_NE = grid_N2E.sum(1)
+    total_N = magnitudes_NE.sum(1)
+    last_N = _EXPONENTS - 2 - (magnitudes_NE[:, ::-1] > 0).argmax(1)
+    top_N = np.maximum(last_N, 1)  # exponent 0 holds zeros and denormals, which stay in the middle
+    at_NO = top_N[:, None] + np.arange(1 - OCTAVES, 1)
+    inside_N2O = np.take_along_axis(grid_N2E, at_NO.clip(min=0)[:, None, :], 2) * (at_NO >= 1)[:, None, :]
+    middle_N = total_N - inside_N2O.sum((1, 2))
+    rows = np.concatenate([inside_N2O[:, 1, ::-1], middle_N[:, None], inside_N2O[:, 0]], 1).tolist()
+    named = zip((top_N - 126).tolist(), rows, total_N.tolist(), strict=True)
+    return [Histogram(top, tuple(counts)) if total else None for top, counts, total in named]

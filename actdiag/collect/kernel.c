@@ -1,18 +1,26 @@
 /* Statistics of float32 tensors in one pass, for the CPU. Compiled at first use by kernel.py; the eager functions in
  * moments.py, histogram.py and units.py say what each number is, and are what tests hold it to.
  *
- * A tensor is seen as samples x middle x inner, `inner` contiguous; units are `middle` or `inner`. Sums are about the
- * first finite value of each unit, in double: with n elements the variance is then good to about n * 1e-16. No libm,
- * no threads, no memory of its own beyond the stack; the order of additions depends on the shape alone.
+ * A tensor is seen as samples x middle x inner, `inner` contiguous; units are `middle` or `inner`. Sums are about a
+ * value of each unit. With care they are made in double, without what is not finite. Of many elements it is first tried
+ * in brief: eight at a time in float, about the mean of the first ones, and in double from block to block. A block is
+ * gone through with care where it holds what is not finite, or squares beyond the range of a float; and all of a tile
+ * is, where the mean of a unit lies more than two of its deviations from what it was thought to be. So the variance is
+ * good to 1e-6, whatever the values are. No libm, no threads, no memory of its own beyond the stack.
  *
  * Vectors are those of GCC and Clang. A comparison gives -1 where it holds, so counts are subtracted.
  */
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #define TILE 256 /* units at once where they are contiguous: their accumulators stay in the cache */
 #define ROWS 16  /* rows at once: accumulators of eight units stay in registers over them */
 #define WIDE 8
+#define FIRST 16 /* elements of a unit from which its mean is guessed */
+#define MANY 64  /* elements of a unit from which brevity pays */
 #define BINS 512
 #define INLINE static inline __attribute__((always_inline))
 
@@ -46,6 +54,21 @@ INLINE Floats load_some(const float *x, int64_t count, float fill) {
 INLINE Floats all(float v) { return (Floats){v, v, v, v, v, v, v, v}; }
 INLINE Ints is_number(Floats v) { return ((Ints)v & 0x7f800000) != 0x7f800000; }
 INLINE Floats choose(Ints where, Floats a, Floats b) { return (Floats)(((Ints)a & where) | ((Ints)b & ~where)); }
+
+/* The lesser and the greater of numbers; a NaN may be lost. */
+#ifdef __AVX__
+INLINE Floats lesser(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE Floats greater(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE int any(Ints where) { return _mm256_movemask_ps((__m256)where) != 0; }
+#else
+INLINE Floats lesser(Floats a, Floats b) { return choose(a < b, a, b); }
+INLINE Floats greater(Floats a, Floats b) { return choose(a > b, a, b); }
+INLINE int any(Ints where) {
+    int32_t found = 0;
+    for (int k = 0; k < WIDE; k++) found |= where[k];
+    return found != 0;
+}
+#endif
 
 INLINE Doubles low_half(Floats v) {
     Half h;
@@ -96,32 +119,57 @@ static void open_gates(const float *x, int64_t count, const float *facts, Gates 
     to->n += count_of(fine), to->gate += count_of(open);
 }
 
+INLINE Floats square_of(Floats v, const float *facts) {
+    return facts[GATE_A] + v * (facts[GATE_B] + facts[GATE_C] * v);
+}
+
 INLINE void square_one(Floats v, const float *facts, Doubles *sum, Ints *fine) {
     const Ints ok = is_number(v);
-    const Floats clean = (Floats)((Ints)v & ok);
-    const Doubles a = low_half(clean), b = high_half(clean);
-    sum[0] += a * (facts[GATE_B] + facts[GATE_C] * a), sum[1] += b * (facts[GATE_B] + facts[GATE_C] * b);
+    const Floats gate = (Floats)((Ints)square_of(v, facts) & ok);
+    sum[0] += low_half(gate), sum[1] += high_half(gate);
     *fine += ok;
 }
 
+/* Of eight vectors the sum is made in float; where it is no number, something in them was not. */
 static void square_gates(const float *x, int64_t count, const float *facts, Gates *to) {
     Doubles sum[2] = {{0}, {0}};
     Ints fine = {0};
     int64_t i = 0;
+    for (; i + 8 * WIDE <= count; i += 8 * WIDE) {
+        Floats some[2] = {{0}, {0}};
+        for (int k = 0; k < 8; k += 2) {
+            some[0] += square_of(load(x + i + k * WIDE), facts);
+            some[1] += square_of(load(x + i + (k + 1) * WIDE), facts);
+        }
+        const Floats gates = some[0] + some[1];
+        if (any(~is_number(gates)))
+            for (int k = 0; k < 8; k++) square_one(load(x + i + k * WIDE), facts, sum, &fine);
+        else
+            sum[0] += low_half(gates), sum[1] += high_half(gates), fine -= 8;
+    }
     for (; i + WIDE <= count; i += WIDE) square_one(load(x + i), facts, sum, &fine);
     if (i < count) square_one(load_some(x + i, count - i, INFINITE), facts, sum, &fine);
-    to->n += count_of(fine), to->gate += (double)count_of(fine) * facts[GATE_A] + total(sum[0] + sum[1]);
+    to->n += count_of(fine), to->gate += total(sum[0] + sum[1]);
+}
+
+INLINE Floats read_at(const float *table, Ints at) {
+#ifdef __AVX2__
+    return (Floats)_mm256_i32gather_ps(table, (__m256i)at, 4);
+#else
+    Floats found;
+    for (int k = 0; k < WIDE; k++) found[k] = table[at[k]];
+    return found;
+#endif
 }
 
 /* Linear between the entries of the table and flat beyond it, without the sign. */
 INLINE void table_one(Floats v, const float *facts, const float *table, Doubles *sum, Ints *fine) {
     const Floats low = all(facts[TABLE_LOW]), high = all(facts[TABLE_HIGH]);
     const Ints ok = is_number(v), last = (Ints){0} + ((int32_t)facts[STEPS] - 1);
-    const Floats above = choose(v > low, v, low), inside = choose(above < high, above, high);
-    const Floats at = (inside - low) * (facts[STEPS] / (facts[TABLE_HIGH] - facts[TABLE_LOW]));
+    const Floats steps = all(facts[STEPS] / (facts[TABLE_HIGH] - facts[TABLE_LOW]));
+    const Floats at = (lesser(choose(v > low, v, low), high) - low) * steps;
     const Ints floor = __builtin_convertvector(at, Ints), left = (floor & (floor < last)) | (last & ~(floor < last));
-    Floats here, next;
-    for (int k = 0; k < WIDE; k++) here[k] = table[left[k]], next[k] = table[left[k] + 1];
+    const Floats here = read_at(table, left), next = read_at(table + 1, left);
     const Floats gate = here + (at - __builtin_convertvector(left, Floats)) * (next - here);
     const Floats clean = (Floats)((Ints)gate & ok & 0x7fffffff);
     sum[0] += low_half(clean), sum[1] += high_half(clean);
@@ -190,6 +238,32 @@ INLINE void add(Floats v, Floats shift, Doubles shift_low, Doubles shift_high, L
     to->zeros += v == 0;
 }
 
+/* ROWS vectors of eight lanes, in float; whether that was good enough, and if so they have been added. */
+INLINE int add_in_brief(const float *const *rows, int64_t j, Floats shift, Lanes *to) {
+    Floats sum[2] = {{0}, {0}}, squares[2] = {{0}, {0}}, low = all(INFINITE), high = all(-INFINITE);
+    Ints zeros[2] = {{0}, {0}};
+    for (int r = 0; r < ROWS; r += 2) {
+        const Floats a = load(rows[r] + j), b = load(rows[r + 1] + j), c = a - shift, d = b - shift;
+        low = lesser(low, lesser(a, b)), high = greater(high, greater(a, b));
+        zeros[0] += a == 0, zeros[1] += b == 0;
+        sum[0] += c, sum[1] += d;
+        squares[0] += c * c, squares[1] += d * d;
+    }
+    const Floats s = sum[0] + sum[1], q = squares[0] + squares[1];
+    if (any(~is_number(q) | ((q < 1e-28f) & (low != high)))) return 0;
+    to->sum[0] += low_half(s), to->sum[1] += high_half(s);
+    to->squares[0] += low_half(q), to->squares[1] += high_half(q);
+    to->low = lesser(to->low, low), to->high = greater(to->high, high);
+    to->zeros += zeros[0] + zeros[1];
+    return 1;
+}
+
+/* Whether sums about a shift tell the variance of what was added in brief. */
+INLINE int is_near(double n, double sum, double squares) {
+    const double square_of_mean = n > 0 ? sum * (sum / n) : 0;
+    return square_of_mean <= 4 * (squares - square_of_mean);
+}
+
 static void end_unit(double n, double shift, double sum, double squares, double low, double high, int64_t units,
                      double *unit) {
     const double by = n > 0 ? n : 1, m2 = squares - sum * (sum / by);
@@ -206,24 +280,11 @@ typedef struct {
     Ints shut[TILE / WIDE], opened[TILE / WIDE];
     float shift[TILE];
     int64_t bad[TILE], open[TILE];
+    int brief;
 } Tile;
 
 INLINE const float *row_of(const float *x, const int64_t *g, int64_t row) {
     return x + row / g[MIDDLE] * g[STRIDE_SAMPLE] + row % g[MIDDLE] * g[STRIDE_MIDDLE];
-}
-
-static void begin_tile(const float *x, const int64_t *g, int64_t width, Tile *t) {
-    memset(t, 0, sizeof *t);
-    const int64_t rows = g[SAMPLES] * g[MIDDLE];
-    for (int64_t j = 0; j < TILE; j += WIDE) begin(&t->lanes[j / WIDE]);
-    for (int64_t j = 0; j < width; j++)
-        for (int64_t r = 0; r < rows; r++) {
-            const float v = row_of(x, g, r)[j];
-            if (is_finite(v)) {
-                t->shift[j] = v;
-                break;
-            }
-        }
 }
 
 INLINE Floats take(const float *x, int64_t left, float fill) {
@@ -235,12 +296,40 @@ static void add_rows(const float *const *rows, int count, int64_t width, Tile *t
         Lanes lanes = t->lanes[j / WIDE];
         const Floats shift = load(t->shift + j);
         const Doubles low = low_half(shift), high = high_half(shift);
-        if (width - j >= WIDE)
-            for (int r = 0; r < count; r++) add(load(rows[r] + j), shift, low, high, &lanes);
-        else
+        if (width - j < WIDE)
             for (int r = 0; r < count; r++) add(load_some(rows[r] + j, width - j, INFINITE), shift, low, high, &lanes);
+        else if (!t->brief || count < ROWS || !add_in_brief(rows, j, shift, &lanes))
+            for (int r = 0; r < count; r++) add(load(rows[r] + j), shift, low, high, &lanes);
         t->lanes[j / WIDE] = lanes;
     }
+}
+
+/* Sums about the first finite value of each unit; of many rows in brief about the mean of the first ones. */
+static void begin_tile(const float *x, const int64_t *g, int64_t width, int brief, Tile *t) {
+    memset(t, 0, sizeof *t);
+    const int64_t rows = g[SAMPLES] * g[MIDDLE];
+    for (int64_t j = 0; j < TILE; j += WIDE) begin(&t->lanes[j / WIDE]);
+    for (int64_t j = 0; j < width; j++)
+        for (int64_t r = 0; r < rows; r++) {
+            const float v = row_of(x, g, r)[j];
+            if (is_finite(v)) {
+                t->shift[j] = v;
+                break;
+            }
+        }
+    if (!brief || rows < MANY) return;
+    const float *first[FIRST];
+    for (int r = 0; r < FIRST; r++) first[r] = row_of(x, g, r);
+    add_rows(first, FIRST, width, t);
+    for (int64_t j = 0; j < width; j += WIDE) {
+        const Lanes *l = &t->lanes[j / WIDE];
+        for (int k = 0; k < WIDE; k++) {
+            const int fine = FIRST + l->bad[k];
+            if (fine) t->shift[j + k] = (float)(t->shift[j + k] + l->sum[k / 4][k % 4] / fine);
+        }
+        begin(&t->lanes[j / WIDE]);
+    }
+    t->brief = 1;
 }
 
 /* Rows whose sample ends with them are counted where not all of the sample's were closed. `gates`: of open ones. */
@@ -293,14 +382,26 @@ static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, O
     }
 }
 
-static void reduce_tile(const float *x, const int64_t *g, int64_t from, int parts, int form, const float *facts,
-                        const float *table, Out *out, Gates *gates) {
+/* Whether brevity has told the variance of every unit. */
+static int is_good(const int64_t *g, int64_t width, const Tile *t) {
+    const double rows = (double)(g[SAMPLES] * g[MIDDLE]);
+    for (int64_t j = 0; j < width; j++) {
+        const Lanes *l = &t->lanes[j / WIDE];
+        const int half = j % WIDE / 4, at = j % 4;
+        if (!is_near(rows - (double)t->bad[j], l->sum[half][at], l->squares[half][at])) return 0;
+    }
+    return 1;
+}
+
+static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, int parts, int form, const float *facts,
+                    const float *table, Out *out, Gates *to) {
     double zeros = 0;
     Tile t;
+    Gates found = {0, 0, 0, 0}, *gates = &found;
     const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE, all_rows = g[SAMPLES] * g[MIDDLE];
     const int at_once = (parts & WITH_OPEN) && (parts & WITH_GATE) && form == OPEN_GATE && !has_ends(facts);
     x += from;
-    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, &t);
+    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, brief, &t);
     memset(t.shut, 0xff, sizeof t.shut);
     for (int64_t first = 0, since = 0; first < all_rows; first += ROWS) {
         const float *rows[ROWS];
@@ -317,8 +418,17 @@ static void reduce_tile(const float *x, const int64_t *g, int64_t from, int part
         if ((since += count) >= 1 << 30) settle(width, &zeros, &t), since = 0;
     }
     settle(width, &zeros, &t);
+    if (t.brief && !is_good(g, width, &t)) return 0;
     if (parts & WITH_MOMENTS) out->sums[ZEROS] += zeros;
     end_tile(g, from, width, parts, out, &t);
+    to->n += found.n, to->gate += found.gate, to->low += found.low, to->high += found.high;
+    return 1;
+}
+
+static void reduce_tile(const float *x, const int64_t *g, int64_t from, int parts, int form, const float *facts,
+                        const float *table, Out *out, Gates *gates) {
+    if (!try_tile(x, g, from, 1, parts, form, facts, table, out, gates))
+        try_tile(x, g, from, 0, parts, form, facts, table, out, gates);
 }
 
 /* Units are the middle dimension: each row of `inner` elements is of one unit. */
@@ -347,30 +457,71 @@ static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad,
              total(l->squares[0] + l->squares[1]), low, high, g[MIDDLE], unit);
 }
 
-static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int parts, int form, const float *facts,
-                        const float *table, Out *out, Gates *gates) {
-    Lanes lanes;
-    const int64_t count = g[INNER], rest = count % WIDE;
-    int64_t open = 0, bad = 0, zeros = 0;
-    x += unit * g[STRIDE_MIDDLE];
-    begin(&lanes);
-    const float about = parts & WITH_MOMENTS ? first_finite(x, g) : 0;
+/* All rows of a unit about a shift. `brief`: where that is good enough. Vectors of several rows make a block. */
+static void add_unit(const float *x, const int64_t *g, float about, int brief, Lanes *lanes, int64_t *bad,
+                     int64_t *zeros) {
     const Floats shift = all(about);
     const Doubles low = low_half(shift), high = high_half(shift);
+    const int64_t count = g[INNER], rest = count % WIDE;
+    const float *block[ROWS];
+    int held = 0;
+    begin(lanes);
+    *bad = *zeros = 0;
     for (int64_t s = 0; s < g[SAMPLES]; s++) {
         const float *row = x + s * g[STRIDE_SAMPLE];
-        if (parts & WITH_MOMENTS) {
-            for (int64_t i = 0; i + WIDE <= count; i += WIDE) add(load(row + i), shift, low, high, &lanes);
-            if (rest) add(load_some(row + count - rest, rest, INFINITE), shift, low, high, &lanes);
-            bad += count_of(lanes.bad) - (rest ? WIDE - rest : 0), zeros += count_of(lanes.zeros);
-            lanes.bad = lanes.zeros = (Ints){0};
+        for (int64_t i = 0; i + WIDE <= count; i += WIDE) {
+            block[held++] = row + i;
+            const int last = s + 1 == g[SAMPLES] && i + 2 * WIDE > count;
+            if (held < ROWS && !last) continue;
+            if (!brief || held < ROWS || !add_in_brief(block, 0, shift, lanes))
+                for (int r = 0; r < held; r++) add(load(block[r]), shift, low, high, lanes);
+            held = 0;
         }
-        if (parts & WITH_GATE) add_gates(row, count, form, facts, table, gates);
-        if (parts & WITH_OPEN) open += !all_closed(row, count, facts);
+        if (rest) {
+            add(load_some(row + count - rest, rest, INFINITE), shift, low, high, lanes);
+            *bad -= WIDE - rest;
+        }
+        if (s % (1 << 10) && s + 1 < g[SAMPLES] && count < 1 << 20) continue; /* counts of 32 bits stay small */
+        *bad += count_of(lanes->bad), *zeros += count_of(lanes->zeros);
+        lanes->bad = lanes->zeros = (Ints){0};
     }
+}
+
+/* The mean of the first elements of the first row, without what is not finite; else the first that is finite. */
+static float guessed(const float *x, const int64_t *g) {
+    double sum = 0;
+    int fine = 0;
+    for (int64_t i = 0; i < g[INNER] && i < FIRST; i++)
+        if (is_finite(x[i])) sum += x[i], fine++;
+    return fine ? (float)(sum / fine) : first_finite(x, g);
+}
+
+static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int parts, int form, const float *facts,
+                        const float *table, Out *out, Gates *gates) {
+    const int64_t count = g[INNER], n = g[SAMPLES] * count;
+    int64_t open = 0, bad = 0, zeros = 0;
+    x += unit * g[STRIDE_MIDDLE];
     if (parts & WITH_MOMENTS) {
+        Lanes lanes;
+        float about = 0;
+        int good = 0;
+        if (n >= MANY * WIDE) {
+            about = guessed(x, g);
+            add_unit(x, g, about, 1, &lanes, &bad, &zeros);
+            good = is_near((double)(n - bad), total(lanes.sum[0] + lanes.sum[1]),
+                           total(lanes.squares[0] + lanes.squares[1]));
+        }
+        if (!good) {
+            about = first_finite(x, g);
+            add_unit(x, g, about, 0, &lanes, &bad, &zeros);
+        }
         end_rows(g, about, &lanes, bad, out->columns + unit);
         out->sums[NONFINITE] += (double)bad, out->sums[ZEROS] += (double)zeros;
+    }
+    for (int64_t s = 0; s < g[SAMPLES] && (parts & (WITH_GATE | WITH_OPEN)); s++) {
+        const float *row = x + s * g[STRIDE_SAMPLE];
+        if (parts & WITH_GATE) add_gates(row, count, form, facts, table, gates);
+        if (parts & WITH_OPEN) open += !all_closed(row, count, facts);
     }
     if (parts & WITH_OPEN) out->open[unit] = (double)open;
 }
@@ -414,43 +565,54 @@ void actdiag_octaves(const float *x, const int64_t *g, int64_t *counts) {
     for (int b = 0; b < BINS; b++) counts[b] = (int64_t)part[0][b] + part[1][b] + part[2][b] + part[3][b];
 }
 
-/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements. */
-void actdiag_gradient(const float *x, int64_t n, double *out) {
-    Doubles sum[2] = {{0}, {0}};
-    int64_t bad = 0, zeros = 0;
+/* Squares of contiguous elements in double, and how many are 0: four sums, since one would wait for itself. */
+static double square_up(const float *x, int64_t n, int64_t *zeros) {
+    Doubles sum[4] = {{0}, {0}, {0}, {0}};
     for (int64_t from = 0; from < n; from += 1 << 20) {
         const int64_t end = n - from < 1 << 20 ? n : from + (1 << 20);
-        Ints fine = {0}, none = {0};
-        for (int64_t i = from; i < end; i += WIDE) {
-            const Floats v = take(x + i, end - i, INFINITE);
-            const Ints ok = is_number(v);
-            const Floats clean = (Floats)((Ints)v & ok);
-            const Doubles a = low_half(clean), b = high_half(clean);
-            sum[0] += a * a, sum[1] += b * b;
-            fine += ok, none += v == 0;
+        Ints none[2] = {{0}, {0}};
+        int64_t i = from;
+        for (; i + 2 * WIDE <= end; i += 2 * WIDE) {
+            const Floats v = load(x + i), w = load(x + i + WIDE);
+            const Doubles a = low_half(v), b = high_half(v), c = low_half(w), d = high_half(w);
+            sum[0] += a * a, sum[1] += b * b, sum[2] += c * c, sum[3] += d * d;
+            none[0] += v == 0, none[1] += w == 0;
         }
-        bad += end - from - count_of(fine), zeros += count_of(none);
+        for (; i < end; i++) sum[0][0] += (double)x[i] * x[i], *zeros += x[i] == 0;
+        *zeros += count_of(none[0] + none[1]);
     }
-    out[0] = (double)(n - bad), out[1] = total(sum[0] + sum[1]), out[2] = (double)zeros, out[3] = (double)bad;
+    return total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+/* The same of the finite ones alone; how many those are. */
+static int64_t square_up_finite(const float *x, int64_t n, double *squares, int64_t *zeros) {
+    int64_t fine = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (is_finite(x[i])) *squares += (double)x[i] * x[i], *zeros += x[i] == 0, fine++;
+    return fine;
+}
+
+/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements. */
+void actdiag_gradient(const float *x, int64_t n, double *out) {
+    double squares = 0;
+    int64_t fine = 0, zeros = 0;
+    for (int64_t from = 0; from < n; from += 1 << 12) {
+        const int64_t count = n - from < 1 << 12 ? n - from : 1 << 12;
+        int64_t none = 0;
+        const double sum = square_up(x + from, count, &none);
+        if (sum < __builtin_inf()) /* the square of a float is no infinite double, so nothing else was in it */
+            squares += sum, zeros += none, fine += count;
+        else
+            fine += square_up_finite(x + from, count, &squares, &zeros);
+    }
+    out[0] = (double)fine, out[1] = squares, out[2] = (double)zeros, out[3] = (double)(n - fine);
 }
 
 /* Squares and zeros of `count` contiguous tensors; NaN and infinity go through. */
 void actdiag_squares(const float *const *tensors, const int64_t *sizes, int64_t count, double *squares, double *zeros) {
     for (int64_t t = 0; t < count; t++) {
-        Doubles sum[2] = {{0}, {0}};
         int64_t none = 0;
-        for (int64_t from = 0; from < sizes[t]; from += 1 << 20) {
-            const int64_t end = sizes[t] - from < 1 << 20 ? sizes[t] : from + (1 << 20);
-            Ints zero = {0};
-            for (int64_t i = from; i < end; i += WIDE) {
-                const Floats v = take(tensors[t] + i, end - i, 0);
-                const Doubles a = low_half(v), b = high_half(v);
-                sum[0] += a * a, sum[1] += b * b;
-                zero += v == 0;
-            }
-            none += count_of(zero) - (WIDE - (end - from) % WIDE) % WIDE;
-        }
-        squares[t] = total(sum[0] + sum[1]), zeros[t] = (double)none;
+        squares[t] = square_up(tensors[t], sizes[t], &none), zeros[t] = (double)none;
     }
 }
 

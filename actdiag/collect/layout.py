@@ -141,6 +141,6 @@ def refusal(x: Tensor) -> str | None:
         return "a quantized tensor"
     if x.dtype not in _MEASURED:
         return f"dtype {str(x.dtype).removeprefix('torch.')}"
-    if x.device.type == "meta":
+    if x.is_meta:
         return "a meta tensor"
     return "an empty tensor" if x.numel() == 0 else None

@@ -5,7 +5,7 @@ Every rank remembers the same, that of all ranks joined, so that every rank come
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from actdiag.collect.recent import Openings
 from actdiag.collect.tally import Tally
@@ -49,15 +49,23 @@ class Memory:
             seen = tally.openings(i)
             if seen is not None:
                 known = self.with_seen(self.of(row.key, row.call), seen)
-                self.known[row.key, row.call] = replace(known, trend=known.trend.close())
+                known.trend = known.trend.close()
+                self.known[row.key, row.call] = known
 
     def with_seen(self, known: Known, seen: Openings) -> Known:
         """A site with what was observed of it since; the one given stays as it is."""
         units, evidence, ledger, trend = len(seen.last_C), known.evidence, known.ledger, known.trend
         if evidence is None or ledger is None or evidence.units != units:
+            ledger, trend = UnitLedger(units), Trend()
+        return Known(known.name, self.evidence_with(known, seen), ledger, trend.add(seen))
+
+    def evidence_with(self, known: Known, seen: Openings) -> UnitEvidence:
+        """The evidence about its units alone."""
+        units, evidence = len(seen.last_C), known.evidence
+        if evidence is None or evidence.units != units:
             # Another number of units is another layer: what was known of the old ones says nothing of these.
-            evidence, ledger, trend = UnitEvidence.empty(units, self._window), UnitLedger(units), Trend()
-        return Known(known.name, evidence.absorb(seen), ledger, trend.add(seen))
+            evidence = UnitEvidence.empty(units, self._window)
+        return evidence.absorb(seen)
 
     def settle_names(self, tally: Tally) -> None:
         """Number the calls of each module that count; passes without gradients before them have no number."""

@@ -1,10 +1,12 @@
-"""From the sums on the devices to the Tally of this rank: one copy a device, then plain numbers on the host."""
+"""From the sums on the devices to the Tally of this rank: one copy a device, then plain numbers on the host.
+
+Legend: S sites, K sums, C units of all sites in a row, W watched units in a row, P parameters, V values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from actdiag.collect.records import ParameterRecord, pack_record
 from actdiag.collect.site import Site
 from actdiag.collect.tally import SUMS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally, Times
 
-Numbers = NDArray[np.float64]
+Numbers = NDArray[Any]
 Groups = Mapping[str, Mapping[str, Numbers]]
 Fetched = dict[str, dict[str, dict[str, Numbers]]]
 """Owner (site or parameter) -> group -> name -> numbers."""
@@ -27,8 +29,13 @@ _SUMS_OF = {
     "gate": ("gate_n", "gate", "gate_low", "gate_high"),
     "gradient": ("grad_n", "grad_squares", "grad_zeros", "grad_nonfinite"),
 }
-"""Group of the device sums -> names of its numbers among the sums of a Tally."""
+"""Group of the device sums -> names of its numbers among the sums of a Tally, where they follow each other."""
 _COUNTED_IN = {"counts": "ran", "gate": "gates", "gradient": "gradients"}
+_PLACES = {
+    group: (SUMS.index(_COUNTED_IN[group]), slice(SUMS.index(names[0]), SUMS.index(names[-1]) + 1))
+    for group, names in _SUMS_OF.items()
+}
+_ELEMENTS = slice(SUMS.index("elements"), SUMS.index("samples") + 1)
 
 
 class Readout:
@@ -42,13 +49,15 @@ class Readout:
         self._waiting.setdefault(tensor.device, []).append(((owner, group, name), tensor))
 
     def fetch(self) -> Fetched:
-        """Copy everything queued; float64 arrays in the tensors' shapes. Synchronizes once for each device."""
+        """Copy everything queued; arrays in the tensors' shapes. Synchronizes once for each device.
+
+        What comes from the host still shares its memory with the tensors: it holds until they are written to again.
+        """
         found: Fetched = {}
         for device, items in self._waiting.items():
             if device.type == "cpu":
                 for (owner, group, name), tensor in items:
-                    numbers = tensor.numpy().astype(np.float64, copy=False)
-                    found.setdefault(owner, {}).setdefault(group, {})[name] = numbers
+                    found.setdefault(owner, {}).setdefault(group, {})[name] = tensor.numpy()
                 continue
             dtype = torch.float32 if device.type == "mps" else torch.float64
             flat = torch.cat([_flat(tensor, dtype) for _, tensor in items]).cpu()
@@ -109,21 +118,39 @@ def count_up(
         tuple(_site_row(key, index, site, fetched) for key, index, site in sites),
         tuple(ParameterRow(record.name, record.part) for record in records),
     )
+    given = [fetched.get(owner_of(key, index), {}) for key, index, _ in sites]
+    parameters = [fetched.get(record.name, {}) for record in records]
     tally = Tally.empty(layout)
-    units, watched = iter(_parts(layout.units_at())), iter(_parts(layout.watched_at()))
     times: list[Times | None] = []
-    for i, ((key, index, site), scale) in enumerate(zip(sites, site_scales, strict=True)):
-        groups = fetched.get(owner_of(key, index), {})
+    for i, (groups, (_, _, site), scale) in enumerate(zip(given, sites, site_scales, strict=True)):
         _add_site(tally, i, groups, site)
-        _add_units(tally, next(units), next(watched), groups)
         tally.scale_S[i] = (np.nan if scale is None else scale) if "gradient" in groups else 0.0
         times.append(site.recent.times() if site.recent is not None and "recent" in groups else None)
     pieces: dict[Piece, Numbers] = {}
-    for i, (record, scale) in enumerate(zip(records, record_scales, strict=True)):
-        groups = fetched.get(record.name, {})
+    for i, (record, groups, scale) in enumerate(zip(records, parameters, record_scales, strict=True)):
         _add_record(tally, i, record, groups.get("parameter", {}), scale)
         pieces |= _pieces(record, groups.get("piece", {}), scale)
-    return replace(tally, times=tuple(times), pieces=pieces)
+    return replace(tally, times=tuple(times), pieces=pieces, **_unit_columns(tally, given))
+
+
+def _unit_columns(tally: Tally, given: Sequence[Groups]) -> dict[str, Numbers]:
+    """The columns of all units, and the extremes of the sites."""
+    found: dict[str, Numbers] = {}
+    moments = [groups["columns"]["sums"] for groups in given if "columns" in groups]
+    if moments:
+        n_C, mean_C, m2_C, low_C, high_C = np.concatenate(moments, 1).astype(np.float64, copy=False)
+        used_S = np.diff(tally.units_at) > 0
+        first = np.array(tally.units_at[:-1])[used_S]
+        found = {"n_C": n_C, "mean_C": mean_C, "m2_C": m2_C, "low_S": tally.low_S, "high_S": tally.high_S}
+        tally.low_S[used_S], tally.high_S[used_S] = (
+            np.minimum.reduceat(low_C, first),
+            np.maximum.reduceat(high_C, first),
+        )
+    watched = [groups["recent"] for groups in given if "recent" in groups]
+    if watched:
+        found["opens_W"] = np.concatenate([own["opens"] for own in watched]).astype(np.float64, copy=False)
+        found["last_W"] = np.concatenate([own["last"] for own in watched]).astype(np.int64, copy=False)
+    return found
 
 
 def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> dict[Piece, Numbers]:
@@ -139,10 +166,6 @@ def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | 
     }
 
 
-def _parts(bounds: Sequence[int]) -> Iterable[slice]:
-    return (slice(a, b) for a, b in pairwise(bounds))
-
-
 def _site_row(key: str, index: int, site: Site, fetched: Fetched) -> SiteRow:
     groups = fetched.get(owner_of(key, index), {})
     units = groups["columns"]["sums"].shape[1] if "columns" in groups else 0
@@ -153,35 +176,20 @@ def _site_row(key: str, index: int, site: Site, fetched: Fetched) -> SiteRow:
 def _ends(facts: ActivationFacts | None) -> str:
     if facts is None:
         return ""
-    told = {
-        "g": facts.gate is not None,
-        "b": facts.bounded,
-        "l": facts.saturated_low is not None,
-        "h": facts.saturated_high is not None,
-    }
-    return "".join(letter for letter, holds in told.items() if holds)
+    told = (facts.gate, facts.bounded or None, facts.saturated_low, facts.saturated_high)
+    return "".join(letter for letter, fact in zip("gblh", told, strict=True) if fact is not None)
 
 
 def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
-    row = tally.sums_SK[i]
-    for group, names in _SUMS_OF.items():
+    row_K = tally.sums_SK[i]
+    for group, (counted, numbers) in _PLACES.items():
         if group in groups:
-            row[SUMS.index(_COUNTED_IN[group])] = 1
-            for column, number in zip(names, groups[group]["sums"], strict=True):
-                row[SUMS.index(column)] = number
-    row[SUMS.index("elements")], row[SUMS.index("samples")] = site.elements, site.samples
+            row_K[counted], row_K[numbers] = 1, groups[group]["sums"]
+    row_K[_ELEMENTS] = site.elements, site.samples
+    octaves = groups.get("octaves", {})
     for side, name in enumerate(("activation", "gradient")):
-        if name in groups.get("octaves", {}):
-            tally.octaves_S2U[i, side] = groups["octaves"][name]
-    if "columns" in groups:
-        tally.low_S[i], tally.high_S[i] = groups["columns"]["sums"][3].min(), groups["columns"]["sums"][4].max()
-
-
-def _add_units(tally: Tally, units: slice, watched: slice, groups: Groups) -> None:
-    if "columns" in groups:
-        tally.n_C[units], tally.mean_C[units], tally.m2_C[units] = groups["columns"]["sums"][:3]
-    if "recent" in groups:
-        tally.opens_W[watched], tally.last_W[watched] = groups["recent"]["opens"], groups["recent"]["last"]
+        if name in octaves:
+            tally.octaves_S2U[i, side] = octaves[name]
 
 
 def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> None:
@@ -199,9 +207,10 @@ def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str,
     )
     if "grad_zeros" in own:
         values |= {"zeros": own["grad_zeros"] + record.absent, "elements": np.float64(record.elements)}
-    for name, value in values.items():
+    for at, name in enumerate(VALUES):
+        value = values.get(name)
         if value is not None and (record.has_grad or name not in _OF_GRADIENTS):
-            tally.values_PV[i, VALUES.index(name)], tally.known_PV[i, VALUES.index(name)] = value, True
+            tally.values_PV[i, at], tally.known_PV[i, at] = value, True
 
 
 _OF_GRADIENTS = ("grad", "clipped", "zeros", "elements")

@@ -105,8 +105,11 @@ class Recent:
         enough = bisect_right(self._totals, self._totals[-1] - samples) - 1
         first = max(0, min(enough, len(self._stamps) - 1 - observations))
         stamps, totals = np.array(self._stamps[first:]), np.array(self._totals[first:])
+        totals[1:] -= totals[:-1].copy()
+        if (stamps[1:] > stamps[:-1]).all():
+            return stamps, totals
         order = np.argsort(stamps)
-        return stamps[order], np.diff(totals, prepend=0.0)[order]
+        return stamps[order], totals[order]
 
     def openings(self, *, samples: float = math.inf, observations: int = 0) -> Openings | None:
         """A copy on the host, with such `times`; None if nothing was observed. Synchronizes."""

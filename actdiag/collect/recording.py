@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actdiag.collect.collector import Collector
-from actdiag.collect.finish import finish_parameter, finish_site, total_norms
+from actdiag.collect.finish import finish_sites
+from actdiag.collect.finish_parameters import finish_parameters, total_norms
 from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word
@@ -16,7 +17,7 @@ from actdiag.collect.records import ParameterRecord
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.scales import Divisors
-from actdiag.collect.tally import Layout, Tally
+from actdiag.collect.tally import SUMS, Layout, Tally
 from actdiag.snapshot import Snapshot
 
 NOTHING: tuple[Tally, list[Place | None]] = (Tally.empty(Layout()), [])
@@ -69,18 +70,17 @@ def step_facts(collector: Collector, scaler: ScaleWatch, ranks: Ranks, word: Wor
 def build(tally: Tally, memory: Memory, ranks: Ranks, facts: Mapping[str, Any]) -> Snapshot:
     """The Snapshot of a step. `facts`: what is known of the step as a whole."""
     memory.settle_names(tally)
-    stats = {}
-    for i, row in enumerate(tally.layout.sites):
-        if tally.sum_of(i, "ran"):
-            known = memory.of(row.key, row.call)
-            stats[known.name] = finish_site(tally, i, known, facts["step"], replicas=ranks.replicas)
+    ran_S = tally.sums_SK[:, SUMS.index("ran")].tolist()
+    rows = zip(tally.layout.sites, ran_S, strict=True)
+    known = [memory.of(row.key, row.call) if ran else None for row, ran in rows]
+    sites = finish_sites(tally, known, facts["step"], replicas=ranks.replicas)
+    stats = {own.name: site for own, site in zip(known, sites, strict=True) if own is not None and site is not None}
     complete = ranks.complete
     total, clip = total_norms(tally, complete=complete)
+    parameters = finish_parameters(tally, complete=complete)
     return Snapshot(
         sites=settle_roles(stats),
-        parameters={
-            row.name: finish_parameter(tally, i, complete=complete) for i, row in enumerate(tally.layout.parameters)
-        },
+        parameters={row.name: own for row, own in zip(tally.layout.parameters, parameters, strict=True)},
         grad_norm_total=total,
         clip_coefficient=clip,
         **facts,

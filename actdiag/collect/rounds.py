@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
@@ -92,3 +93,20 @@ def scaler_above(frame: FrameType | None) -> Any:
         if caller.f_code.co_filename.endswith("grad_scaler.py"):
             return caller.f_locals.get("self")
     return None
+
+
+def closure_of(args: Any, kwargs: Any) -> bool:
+    """Whether a step was given a function that makes the gradients."""
+    return kwargs.get("closure") is not None or any(callable(arg) and not isinstance(arg, Optimizer) for arg in args)
+
+
+def runs_twice(optimizer: Optimizer) -> bool:
+    """Whether this optimizer's step() is on the stack twice: then the hook belongs to the inner call.
+
+    Looked at only while a step is believed to run, so that an exception in an earlier step() cannot fool it.
+    """
+    running = 0
+    for frame in frames(sys._getframe(1)):
+        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
+            running += frame.f_locals.get("self") is optimizer
+    return running > 1

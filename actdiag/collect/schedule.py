@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ class Budget:
             self._base.append(now - begun)
             return
         self._settled[mode] += 1
-        if len(self._base) < _MIN_BASE_STEPS:
+        if not self.known:
             return
         cost = now - begun - statistics.median(self._base)
         self._spent_s += max(0.0, cost)
@@ -67,10 +68,22 @@ class Budget:
             self._cost[mode].append(max(0.0, cost))
             self._adapt(mode)
 
+    def pass_over(self) -> None:
+        """Steps have ended that were not observed: their time counts, but not as that of one step."""
+        now = self._clock()
+        if self._begun is not None:
+            self._elapsed_s += now - self._begun
+            self._begun = now
+
+    @property
+    def known(self) -> bool:
+        """Whether enough bare steps were timed."""
+        return len(self._base) >= _MIN_BASE_STEPS
+
     @property
     def percent(self) -> float | None:
         """Share of the time of all steps that observing took, in percent; None before a bare step is known."""
-        return 100 * self._spent_s / self._elapsed_s if len(self._base) >= _MIN_BASE_STEPS else None
+        return 100 * self._spent_s / self._elapsed_s if self.known else None
 
     def told(self) -> dict[str, float | None]:
         """What a snapshot tells of it."""
@@ -117,7 +130,7 @@ class Budget:
         """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
         if self._max_overhead is None:
             return configured
-        if len(self._base) < _MIN_BASE_STEPS:
+        if not self.known:
             return max(configured, 2)
         return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])
 
@@ -160,6 +173,17 @@ class Schedule:
             self._recorded = step
             return "record"
         return "watch" if watch else "off"
+
+    def left_alone(self, step: int) -> int:
+        """How many steps from this one on, which is not observed, are followed by another that is not.
+
+        As far as is known now; 0 while bare steps have still to be timed.
+        """
+        if not self.budget.known:
+            return 0
+        end = self._options.end_step
+        over = end is not None and step >= end
+        return sys.maxsize if over else max(0, min(self._next.values()) - 1 - step)
 
     def _close(self, step: int) -> bool:
         """Whether every step is watched now, as far as the budget allows. Ranks that merge keep to what they agreed."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,14 +152,22 @@ class Tally:
         """`layout.watched_at()`, added up once."""
         return self.layout.watched_at()
 
+    @cached_property
+    def values(self) -> list[dict[str, float]]:
+        """`values_PV` where known, by name, for each parameter."""
+        rows = zip(self.values_PV.tolist(), self.known_PV.tolist(), strict=True)
+        return [dict(compress(zip(VALUES, values, strict=True), known)) for values, known in rows]
+
     def sum_of(self, site: int, name: str) -> float:
         """One of the sums of a site."""
         return float(self.sums_SK[site, _COLUMN[name]])
 
-    def octaves(self, site: int) -> NDArray[np.int64]:
-        """All octave counters of the activation and the gradient of a site, [2, BINS]."""
-        found = np.zeros((2, BINS), np.int64)
-        found[:, self.used_U] = self.octaves_S2U[site]
+    def octaves(self) -> NDArray[np.integer[Any]]:
+        """All octave counters of the activation and the gradient of each site, [S, 2, BINS]."""
+        if len(self.used_U) == BINS:
+            return self.octaves_S2U
+        found = np.zeros((*self.octaves_S2U.shape[:2], BINS), np.int64)
+        found[:, :, self.used_U] = self.octaves_S2U
         return found
 
     def openings(self, site: int) -> Openings | None:

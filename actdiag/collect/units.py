@@ -100,10 +100,14 @@ class UnitEvidence:
         """What was silent throughout grows older by everything; else by what came after it last opened."""
         steps_T, n = seen.steps_T, len(seen.stamps_T)
         since = steps_T[0] - 1 if self.last_step is None else self.last_step
-        growth = np.array([[seen.samples_T.sum()], [n], [steps_T[-1] - since]], dtype=np.float64)
-        after_3T = np.array([seen.samples_T.sum() - seen.samples_T.cumsum(), np.arange(n)[::-1], steps_T[-1] - steps_T])
+        samples_T = seen.samples_T.cumsum()
+        growth = np.array([[samples_T[-1]], [n], [steps_T[-1] - since]], dtype=np.float64)
+        opened_C = seen.last_C > 0
+        if n == 1:  # what has opened has just opened
+            return (self.ages_3C + growth) * ~opened_C
+        after_3T = np.array([samples_T[-1] - samples_T, np.arange(n)[::-1], steps_T[-1] - steps_T])
         at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
-        return np.where(seen.last_C > 0, after_3T[:, at_C], self.ages_3C + growth)
+        return np.where(opened_C, after_3T[:, at_C], self.ages_3C + growth)
 
     def state(self) -> dict[str, Any]:
         """Everything known, as plain values and tensors of the host."""
@@ -194,6 +198,8 @@ class UnitLedger:
         Asked at every look, recorded or not; the more often, the fewer flickers escape it. A unit that opens again
         before it has been silent anew does not flicker any more.
         """
+        if evidence.units != len(self._back_from_C):
+            return  # another layer, which a recorded step will make a ledger of its own for
         before, self._noted = self._noted, evidence
         new = 0 if before is None else evidence.samples - before.samples
         if before is None or new <= 0:
@@ -231,13 +237,13 @@ class UnitLedger:
         rate = opened / max(seen, 1)
         rare = (rate < RARE_RATE) & (seen >= SUSPECT_SAMPLES) & ~dead & ~suspect
         revived = self._remember(dead, silent, ages_3C[2], evidence, step)
-        letters = np.full(dead.shape, "a")
+        letters = np.full(dead.shape, ord("a"), np.uint8)
         for mask, letter in ((rare, "r"), (suspect, "s"), (revived & ~suspect & ~dead, "v"), (dead, "d")):
-            letters[mask] = letter
+            letters[mask] = ord(letter)
         known = evidence.samples >= SUSPECT_SAMPLES and evidence.observations >= MIN_OBSERVATIONS
         died = self._died_at_C[self._died_at_C >= 0]
         return UnitVerdict(
-            states="".join(letters),
+            states=letters.tobytes().decode("ascii"),
             evidence_samples=min(evidence.samples, evidence.window),
             first_death_step=int(died.min()) if died.size else None,
             half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 
 from torch.optim import Optimizer
+
+logger = logging.getLogger("actdiag")
+
+_OTHERS_UPDATES = 64
+"""Changes of a weight since our optimizer's last step after which somebody else's must be training the model."""
 
 
 class Witness:
@@ -18,6 +24,7 @@ class Witness:
         parameter = next(trained, None)
         self._parameter = weakref.ref(parameter) if parameter is not None else lambda: None
         self._version = 0
+        self._told = False
 
     def note(self) -> None:
         """The optimizer has just stepped."""
@@ -27,3 +34,14 @@ class Witness:
         """How often the parameter was changed since."""
         parameter = self._parameter()
         return parameter._version - self._version if parameter is not None else 0
+
+    def tell(self, step: int) -> bool:
+        """Warn once where somebody else trains the model, as our optimizer did until `step`; whether it was warned."""
+        if self._told or self.changes() < _OTHERS_UPDATES:
+            return False
+        self._told = True
+        logger.warning(
+            "actdiag: the optimizer of this monitor no longer steps, but the weights go on changing, so nothing is "
+            "recorded since step %s; make a new Monitor with the optimizer that trains the model", step
+        )  # fmt: skip
+        return True

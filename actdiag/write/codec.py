@@ -20,6 +20,8 @@ from actdiag.snapshot import Histogram, histogram_of
 Bytes = NDArray[np.uint8]
 
 _NONE = "-"
+_LEVEL = 6
+"""Of zlib: level 9 takes two to five times as long for 2 % less."""
 _LARGEST_BYTES = 1 << 26
 """What one blob may unpack to; a log that claims more is damaged or hostile."""
 
@@ -119,7 +121,7 @@ def _joined(planes: bytes, dtype: str) -> NDArray[Any]:
 
 
 def _compress(data: bytes) -> Bytes:
-    return np.frombuffer(zlib.compress(data, 9), dtype=np.uint8)
+    return np.frombuffer(zlib.compress(data, _LEVEL), dtype=np.uint8)
 
 
 def _decompress(blob: Bytes) -> bytes:

@@ -7,8 +7,10 @@ fits, with -1 for None. A statistic that is None at every site is left out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, get_args
 
 import numpy as np
@@ -37,7 +39,16 @@ from actdiag.write.plain import strict_json
 
 Packed = dict[str, "NDArray[Any]"]
 
-_INTEGERS = (np.int16, np.int32, np.int64)
+_INTEGERS = tuple((dtype, int(np.iinfo(dtype).max)) for dtype in (np.int16, np.int32, np.int64))
+
+
+Outline = tuple[Any, ...]
+
+
+def outline_of(snapshot: Snapshot) -> Outline:
+    """What a schema is made of: it is another one where this is."""
+    sites = [(name, site.kind, site.role, site.order) for name, site in snapshot.sites.items()]
+    return sites, list(snapshot.parameters), snapshot.sites_selected
 
 
 def schema_of(snapshot: Snapshot, session: str = "") -> str:
@@ -96,9 +107,7 @@ def _described(site: Mapping[str, Any]) -> dict[str, Any]:
 def pack(snapshot: Snapshot) -> Packed:
     """Tag -> array of everything but the schema and the step's own scalars."""
     sites, parameters = list(snapshot.sites.values()), list(snapshot.parameters.values())
-    packed = {tags.STAT + name: _vector(sites, name, m) for name, m in stat_fields(SiteStats).items()}
-    for name, m in stat_fields(ParameterStats).items():
-        packed[tags.PARAMETER + name] = _vector(parameters, name, m)
+    packed = _vectors(tags.STAT, SiteStats, sites) | _vectors(tags.PARAMETER, ParameterStats, parameters)
     packed[tags.PARAMETER + "state"] = encode_lines([p.state for p in parameters])
     packed[tags.UNITS] = encode_states([site.unit_states for site in sites])
     for kind, attribute in tags.HISTOGRAM_KINDS.items():
@@ -106,14 +115,24 @@ def pack(snapshot: Snapshot) -> Packed:
     return {tag: array for tag, array in packed.items() if array.size}
 
 
-def _vector(items: Sequence[Any], name: str, metadata: Mapping[str, Any]) -> NDArray[Any]:
-    values = [getattr(item, name) for item in items]
-    if all(value is None for value in values):
-        return np.zeros(0)
-    if metadata["kind"] == "int":
+def _vectors(prefix: str, kind: type, items: Sequence[Any]) -> Packed:
+    """Of each statistic that is known somewhere."""
+    described = stat_fields(kind)
+    rows = map(attrgetter(*described), items)
+    named = zip(described.items(), zip(*rows, strict=True), strict=False)  # no columns where there are no rows
+    return {
+        prefix + name: _vector(values, metadata["kind"])
+        for (name, metadata), values in named
+        if values.count(None) < len(values)
+    }
+
+
+def _vector(values: tuple[Any, ...], kind: str) -> NDArray[Any]:
+    if kind == "int":
         numbers = np.array([tags.NO_INT if v is None else v for v in values], dtype=np.int64)
-        return numbers.astype(next(d for d in _INTEGERS if abs(numbers).max() <= np.iinfo(d).max))
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float32)
+        largest = max(int(numbers.max()), -int(numbers.min()))
+        return numbers.astype(next(dtype for dtype, most in _INTEGERS if largest <= most))
+    return np.array([math.nan if v is None else v for v in values], dtype=np.float32)
 
 
 def unpack(schema: Schema, packed: Mapping[str, NDArray[Any]], scalars: Mapping[str, float], step: int) -> Snapshot:

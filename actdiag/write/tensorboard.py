@@ -25,9 +25,10 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT16, DT_INT32, DT_
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.snapshot import Histogram, SiteStats, Snapshot
 from actdiag.write import tags
+from actdiag.write.event_file import EventFile
 from actdiag.write.layout import add_layout
 from actdiag.write.markdown import findings_markdown
-from actdiag.write.pack import pack, schema_of
+from actdiag.write.pack import Outline, outline_of, pack, schema_of
 from actdiag.write.plain import plain, strict_json
 from actdiag.write.stock import LayerChoice, model_scalars
 
@@ -52,11 +53,7 @@ class TensorBoardWriter:
     """
 
     def __init__(self, log_dir: str | Path, *, detail: str = "summary", prefix: str = "") -> None:
-        # 0.2 s of imports that a caller with a writer of his own does not need
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        own = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
-        self._begin(_own_sink(own), own.flush, own.close, detail)
+        self._begin(*_opened(log_dir), detail)
         self._front = tags.front(prefix)
         self._own = True
 
@@ -86,7 +83,7 @@ class TensorBoardWriter:
         self.closed = False
         self._layers = LayerChoice(full=detail == "full")
         self._session = secrets.token_hex(4)
-        self._schema = ""
+        self._outline: Outline | None = None
         self._described: set[str] = set()
         self._open: dict[tuple[str, str], Finding] = {}
         self._written = 0
@@ -131,17 +128,15 @@ class TensorBoardWriter:
             summary.value.add(tag=tag, simple_value=value)
 
     def _add_packed(self, summary: Summary, snapshot: Snapshot) -> None:
-        schema = schema_of(snapshot, self._session)
-        if schema != self._schema:
-            self._schema = schema
-            self._add_text(summary, tags.SCHEMA, schema, plugin=tags.PLUGIN)
+        outline = outline_of(snapshot)
+        if outline != self._outline:
+            self._outline = outline
+            self._add_text(summary, tags.SCHEMA, schema_of(snapshot, self._session), plugin=tags.PLUGIN)
         for tag, array in pack(snapshot).items():
-            tensor = TensorProto(
-                dtype=_DTYPES[array.dtype],
-                tensor_shape=_shape(array.shape),
-                tensor_content=array.tobytes(),
-            )
-            summary.value.add(tag=tag, tensor=tensor, metadata=self._metadata(tag, tags.PLUGIN))
+            value = summary.value.add(tag=tag, metadata=self._metadata(tag, tags.PLUGIN))
+            value.tensor.dtype = _DTYPES[array.dtype]
+            value.tensor.tensor_shape.dim.add(size=array.size)
+            value.tensor.tensor_content = array.tobytes()
 
     def _add_findings(self, summary: Summary, changes: Sequence[Change]) -> None:
         if changes:
@@ -179,8 +174,19 @@ def _kind_of(writer: Any) -> Callable[[Summary], Any]:
     return lambda summary: theirs.FromString(summary.SerializeToString())
 
 
-def _own_sink(own: Any) -> Callable[[Summary, int], None]:
-    return lambda summary, step: own.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+def _opened(log_dir: str | Path) -> tuple[Callable[[Summary, int], None], Callable[[], None], Callable[[], None]]:
+    """How to send, flush and close: a file of our own on a local disk, TensorBoard's writer where it has to ask."""
+    add: Callable[[Event], None]
+    if "://" in str(log_dir):
+        # 0.2 s of imports that nobody else needs
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        remote = EventFileWriter(str(log_dir), flush_secs=_FLUSH_SECONDS)
+        add, flush, close = remote.add_event, remote.flush, remote.close
+    else:
+        own = EventFile(log_dir)
+        add, flush, close = own.add, own.flush, own.close
+    return lambda summary, step: add(Event(wall_time=time.time(), step=step, summary=summary)), flush, close
 
 
 def _shape(shape: Sequence[int]) -> TensorShapeProto:

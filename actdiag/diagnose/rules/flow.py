@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from actdiag.diagnose.rules.once import once
 from actdiag.diagnose.rules.reading import in_order, looped, module_of
 from actdiag.snapshot import SiteStats, Snapshot
 
@@ -33,6 +34,7 @@ class Flow(NamedTuple):
     grows: bool
 
 
+@once
 def flow(snapshot: Snapshot) -> Flow | None:
     """How much gradient arrives where; None with fewer than four sites that have a gradient.
 

@@ -57,8 +57,9 @@ def poor_initialization(history: Sequence[Snapshot], limits: Limits) -> Iterator
     first, now = history[0], history[-1]
     if first.step > _FIRST_STEPS:
         return
-    lasting = {symptom.kind for symptom in _symptoms(now, limits)}
-    for symptom in _symptoms(first, limits):
+    began = _symptoms(first, limits)
+    lasting = {symptom.kind for symptom in _symptoms(now, limits)} if began else set()
+    for symptom in began:
         if symptom.kind in lasting:
             yield _verdict(symptom, first, limits)
             return

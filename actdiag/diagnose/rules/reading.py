@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from actdiag.diagnose.limits import Limits
+from actdiag.diagnose.rules.once import once
 from actdiag.snapshot import SiteStats, Snapshot
 
 Named = tuple[str, SiteStats]
@@ -32,9 +33,10 @@ class Layer(NamedTuple):
         return self.calls[0][1]
 
 
-def in_order(snapshot: Snapshot) -> list[Named]:
+@once
+def in_order(snapshot: Snapshot) -> Sequence[Named]:
     """Sites in the order of execution."""
-    return sorted(snapshot.sites.items(), key=lambda item: item[1].order)
+    return tuple(sorted(snapshot.sites.items(), key=lambda item: item[1].order))
 
 
 def module_of(site: str) -> str:
@@ -42,7 +44,8 @@ def module_of(site: str) -> str:
     return site.removesuffix(":in").partition("#")[0]
 
 
-def looped(snapshot: Snapshot) -> set[str]:
+@once
+def looped(snapshot: Snapshot) -> frozenset[str]:
     """Modules that run once in each turn of a loop, such as the parts of a hand-written recurrent cell.
 
     They are called as often as some weighted module is. An activation that is merely used at several places is
@@ -51,10 +54,11 @@ def looped(snapshot: Snapshot) -> set[str]:
     calls = Counter(module_of(name) for name in snapshot.sites if "#" in name)
     weighted = {module_of(n) for n, site in snapshot.sites.items() if "#" in n and site.role == "layer"}
     turns = {calls[module] for module in weighted if calls[module] > 1}
-    return {module for module, count in calls.items() if count in turns}
+    return frozenset(module for module, count in calls.items() if count in turns)
 
 
-def layers(snapshot: Snapshot) -> list[Layer]:
+@once
+def layers(snapshot: Snapshot) -> Sequence[Layer]:
     """All sites in order, the call sites of a loop taken together."""
     loops = looped(snapshot)
     found: dict[str, list[Named]] = {}
@@ -62,7 +66,7 @@ def layers(snapshot: Snapshot) -> list[Layer]:
         module = module_of(name)
         together = module in loops and "#" in name
         found.setdefault(module if together else name, []).append((name, site))
-    return [Layer(name, calls) for name, calls in found.items()]
+    return tuple(Layer(name, calls) for name, calls in found.items())
 
 
 def is_idle(site: SiteStats, snapshot: Snapshot) -> bool:
@@ -79,11 +83,12 @@ def silent_fraction(site: SiteStats) -> float:
     return (site.dead_units + (site.suspect_units or 0)) / site.units
 
 
-def hidden(snapshot: Snapshot) -> list[Named]:
+@once
+def hidden(snapshot: Snapshot) -> Sequence[Named]:
     """Weighted layers and activations in order, without the last site and the outputs."""
     order = in_order(snapshot)
     last = max((i for i, (_, site) in enumerate(order) if site.role == "layer"), default=len(order))
-    return [(name, site) for name, site in order[:last] if site.role in ("layer", "activation")]
+    return tuple((name, site) for name, site in order[:last] if site.role in ("layer", "activation"))
 
 
 def hidden_rms(snapshot: Snapshot) -> float | None:

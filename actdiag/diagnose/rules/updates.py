@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
+from actdiag.diagnose.rules.once import once
 from actdiag.diagnose.rules.reading import Why, bad_input, hidden_rms, short
 from actdiag.snapshot import ParameterStats, Snapshot
 
@@ -15,6 +16,7 @@ _TRAINABLE = ("trained", "zero_grad", "no_grad")
 _BAND = "1e-4 to 0.08 of all weights; in fine-tuning from 1e-5"
 
 
+@once
 def relative_update(snapshot: Snapshot) -> float | None:
     """Size of the update over that of all weights that were updated; None if unknown, not finite, or all are 0.
 
@@ -32,6 +34,7 @@ def _moved_by(parameter: ParameterStats) -> float:
     return (parameter.update_ratio or 0.0) * (parameter.weight_norm or 0.0)
 
 
+@once
 def weights_norm(snapshot: Snapshot) -> float | None:
     """Norm of all weights that can train; None if one is unknown, or it is 0 or not finite."""
     norms = [p.weight_norm for p in snapshot.parameters.values() if p.state in _TRAINABLE]

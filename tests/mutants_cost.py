@@ -1,0 +1,175 @@
+"""Wrong edits of what makes observing cheap; see mutants.py.
+
+(file, test files) -> wrong edits of it: what, original, replacement.
+"""
+
+from __future__ import annotations
+
+COST = {
+    ("stepping.py", "test_left_alone"): [
+        (
+            "no step is left alone",
+            "self._quiet = self._quiet_steps()",
+            "self._quiet = 0",
+        ),
+        (
+            "steps left alone are not counted",
+            "        self._since += 1\n        self._session.next_step",
+            "        self._step -= 1\n        self._session.next_step",
+        ),
+        (
+            "steps left alone are unknown to a saved state",
+            "        self._session.next_step = self._step\n",
+            "",
+        ),
+        (
+            "our own updates are somebody else's",
+            "        self._witness.note()\n        self._quiet -= 1",
+            "        self._quiet -= 1",
+        ),
+        (
+            "hooks inside of hooks count",
+            "if self._quiet and not self._nested and",
+            "if self._quiet and",
+        ),
+        (
+            "several optimizers are one",
+            "one = len(self._optimizers) == 1 and",
+            "one = len(self._optimizers) > 0 and",
+        ),
+        (
+            "time of steps left alone is lost",
+            "        if not self._quiet:\n            self._session.schedule.budget.pass_over()\n",
+            "",
+        ),
+    ],
+    ("collect/schedule.py", "test_left_alone"): [
+        (
+            "a step is left alone too many",
+            "min(self._next.values()) - 1 - step)",
+            "min(self._next.values()) - step)",
+        ),
+        (
+            "steps are left alone before any was timed",
+            "        if not self.budget.known:\n            return 0\n",
+            "",
+        ),
+        (
+            "a pause is time of steps",
+            "        now = self._clock()\n        if self._begun is not None:\n",
+            "        now = self._clock()\n        self._begun = self._begun or 0.0\n        if True:\n",
+        ),
+        (
+            "steps left alone take no time",
+            "            self._elapsed_s += now - self._begun\n            self._begun = now\n",
+            "            self._begun = now\n",
+        ),
+    ],
+    ("write/event_file.py", "test_event_file"): [
+        (
+            "files share a name",
+            "{os.getpid()}.{next(_NUMBERS)}",
+            "{os.getpid()}.0",
+        ),
+        (
+            "a child writes what waits",
+            "while waiting and self._owner == os.getpid():",
+            "while waiting:",
+        ),
+        (
+            "part of a write is enough",
+            "waiting = waiting[self._file.write(waiting) :]",
+            "self._file.write(waiting)\n            break",
+        ),
+        (
+            "nothing is flushed in time",
+            ">= _FLUSH_SECONDS or",
+            "< 0 or",
+        ),
+        (
+            "all waits for ever",
+            " or len(self._waiting) >= _MOST_BYTES",
+            "",
+        ),
+        (
+            "what could not be written is kept",
+            "memoryview(bytes(self._waiting)), bytearray()",
+            "memoryview(bytes(self._waiting)), self._waiting",
+        ),
+    ],
+    ("write/crc.py", "test_event_file"): [
+        (
+            "blocks forget what was before",
+            '    block[:4] ^= np.frombuffer(crc.to_bytes(4, "little"), np.uint8)\n',
+            "",
+        ),
+        (
+            "short blocks begin at the front",
+            "rows[-len(block) :]",
+            "rows[: len(block)]",
+        ),
+        (
+            "checksums are not masked",
+            "return ((crc >> 15 | crc << 17) + _MASK) & _ALL",
+            "return crc",
+        ),
+    ],
+    ("collect/histogram.py", "test_numbers test_tally"): [
+        (
+            "the largest octave is lost",
+            "last_N = _EXPONENTS - 2 -",
+            "last_N = _EXPONENTS - 3 -",
+        ),
+        (
+            "small values are lost",
+            "middle_N = total_N - inside_N2O.sum((1, 2))",
+            "middle_N = 0 * total_N",
+        ),
+        (
+            "octaves below the smallest are counted again",
+            " * (at_NO >= 1)[:, None, :]",
+            "",
+        ),
+        (
+            "the sides are mixed up",
+            "[inside_N2O[:, 1, ::-1], middle_N[:, None], inside_N2O[:, 0]]",
+            "[inside_N2O[:, 0, ::-1], middle_N[:, None], inside_N2O[:, 1]]",
+        ),
+    ],
+    ("collect/finish.py", "test_tally test_numbers"): [
+        (
+            "sites without units shift the others",
+            "first = np.array(at[:-1], np.intp)[used_S]",
+            "first = np.array(at[:-1], np.intp)[: used_S.sum()]",
+        ),
+        (
+            "the spread of the means is left out",
+            "total(tally.n_C * off_C * off_C)",
+            "0",
+        ),
+    ],
+    ("collect/readout.py", "test_tally test_numbers"): [
+        (
+            "extremes are of the first unit",
+            "np.minimum.reduceat(low_C, first)",
+            "low_C[first]",
+        ),
+    ],
+    ("diagnose/rules/once.py", "test_once"): [
+        (
+            "another snapshot at the same place is taken for the first",
+            "if held is None or held[0]() is not snapshot:",
+            "if held is None:",
+        ),
+        (
+            "nothing is remembered",
+            "        if held is None or held[0]() is not snapshot:",
+            "        if True:",
+        ),
+        (
+            "what is gone is kept",
+            "        del known[key]",
+            "        pass",
+        ),
+    ],
+}
