@@ -43,6 +43,16 @@ GLANCE = {
     ("collect/glance.py", "test_glance test_units"): [
         ("a look remembers no flicker", "known.ledger.note(evidence)", "pass"),
     ],
+    ("diagnose/judge.py", "test_ledger"): [
+        ("a finding that is worse is so from the start", "severity_step=step)", "severity_step=held.step)"),
+    ],
+    ("report/text.py", "test_report"): [
+        (
+            "a report hides since when it is so bad",
+            '"" if f.severity_step is None else f", {f.sev',
+            '"" if 1 else f", {f.sev',
+        ),
+    ],
     ("session.py", "test_glance"): [
         ("a look knows no limits of the user's", "terms.limits.dead_earliest", "0.45"),
     ],
