@@ -244,18 +244,36 @@ def test_R59_saved_evidence_and_deaths_go_on_as_if_never_saved() -> None:
     assert again.evidence.ages_3C.dtype == np.float64
 
 
-def test_R59_flickers_are_remembered_over_a_resume_and_an_older_state_has_none() -> None:
-    watcher = after_silence(8)
-    watcher.show([1, 16])
-    watcher.show([0, 16], times=4)
-    state, again = watcher.ledger.state(), Watcher(2, 2048)
+FLICKER, SILENT = [1, 16], [0, 16]
+
+
+@pytest.mark.parametrize(
+    "saved,then,flickering",
+    [
+        ([FLICKER, *[SILENT] * 4], [SILENT] * 30, [1] * 19 + [0] * 11),
+        ([FLICKER, *[SILENT] * 4], [FLICKER, SILENT], [0, 0]),
+        ([], [FLICKER, SILENT], [1, 1]),
+    ],
+    ids=["a flicker is remembered", "it ends as it would have", "a silence goes on"],
+)
+def test_R59_flickers_go_on_after_a_resume(
+    saved: list[list[int]], then: list[list[int]], flickering: list[int]
+) -> None:
+    watcher, again = after_silence(8), Watcher(2, 2048)
+    for opened in saved:
+        watcher.show(opened)
     again.evidence = UnitEvidence.restored(watcher.evidence.state(), 2048)
-    again.ledger, again.step = UnitLedger.restored(state, again.evidence), watcher.step
-    for opened, times in (([0, 16], 8), ([1, 16], 1), ([0, 16], 30)):
-        found = [again.show(opened).flickering for _ in range(times)]
-        assert found == [watcher.show(opened).flickering for _ in range(times)] and found[0] == 1
-    older = UnitLedger.restored({k: v for k, v in state.items() if k != "back_from"}, again.evidence)
-    assert older.judge(again.evidence, again.step).flickering == 0
+    again.ledger, again.step = UnitLedger.restored(watcher.ledger.state(), again.evidence), watcher.step
+    assert [again.show(opened).flickering for opened in then] == flickering
+    assert [watcher.show(opened).flickering for opened in then] == flickering
+
+
+def test_a_state_of_an_older_version_knows_no_flicker() -> None:
+    watcher = after_silence(8)
+    assert watcher.show(FLICKER).flickering == 1
+    state = watcher.ledger.state()
+    del state["back_from"]
+    assert UnitLedger.restored(state, watcher.evidence).judge(watcher.evidence, watcher.step).flickering == 0
 
 
 def by_hand(batches: list[tuple[list[int], int, int]]) -> tuple[list[list[float]], list[int]]:
