@@ -28,11 +28,6 @@ COST = {
             "        self._quiet -= 1",
         ),
         (
-            "hooks inside of hooks count",
-            "if self._quiet and not self._nested and",
-            "if self._quiet and",
-        ),
-        (
             "several optimizers are one",
             "one = len(self._optimizers) == 1 and",
             "one = len(self._optimizers) > 0 and",

@@ -39,7 +39,7 @@ KERNEL = {
         ("octaves follow the memory", "octave(row_of(x, g, i / g[INNER]) + i % g[INNER])", "octave(x + i)"),
         ("half of a gradient is squared", "total((sum[0] + sum[1]) + (sum[2] + sum[3]))", "total(sum[0] + (sum[2] + sum[3]))"),
         ("the filling of a rest is zero", "*zeros += x[i] == 0;\n        *zeros", ";\n        *zeros"),
-        ("a sampled weight is read densely", "after[t][(i + k) * strides[t]]", "after[t][i + k]"),
+        ("a sampled weight is read densely", "after[t][i * strides[t]]", "after[t][i]"),
     ],
     ("collect/plan.py", "test_fused"): [
         ("a bound is not rounded to the tensor's type", ".to(dtype).double().numpy())", ")"),
@@ -47,10 +47,22 @@ KERNEL = {
     ("collect/fused.py", "test_fused"): [
         ("a gate that the kernel does not know is none", "facts.form is None:", "False:"),
         ("a strided tensor is read as it lies", "x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()", "x"),
-        ("a sign that is still to come is lost", " or x.is_neg()", ""),
-        ("copies may be as large as they like", "x.numel() > _MOST_COPIED", "False"),
-        ("many threads make no difference", "or torch.get_num_threads() <= _MANY_THREADS", "or True"),
-        ("float64 is read as float32", "(torch.float32, torch.bfloat16, torch.float16)", "(torch.float32, torch.float64)"),
+    ],
+    ("collect/lean.py", "test_fused"): [
+        ("what is not finite is added up", "    if not np.isfinite(sums.square_K).all() or faint.any() or", "    if faint.any() or"),
+        ("squares may be too small", " or faint.any() or", " or"),
+        ("any mean will do", "(off > 4 * m2_C).any()", "(off > 4e9 * m2_C).any()"),
+        ("the last rows are left out", "return total if whole == rows else", "return total if True else"),
+        ("columns side by side are columns of their own", "side, across=True)", "side)"),
+        ("positions are units", "sums = _fold(_columns(x.reshape(s, a * b), positions=b), b)", "sums = _columns(x.reshape(s, a * b), positions=b)"),
+        ("every position has a shift", "    if positions > 1:\n", "    if positions > 10**9:\n"),
+        ("blocks of rows are lost", "for start in range(0, samples, step):", "for start in range(0, samples, step + 1):"),
+        ("gates of what is not finite count", "if not (known or np.isfinite(block.sum())) or not np.isfinite(gate):", "if False:"),
+        ("gates are not interpolated", "at *= table[1].take(left", "at *= 0 * table[1].take(left") ,
+        ("without a kernel the sign of a slope stays", "np.abs(at, out=at).sum()", "at.sum()"),
+        ("no value is saturated", "_beyond(block, plan.ends[:1])", "0"),
+        ("gradients that are not finite are zero", "np.array([fine.size, np.dot(fine, fine), zeros, block.size - fine.size])", "np.array([block.size, np.dot(fine, fine), zeros, 0])"),
+        ("zeros are counted once a list", "x.numel() - np.count_nonzero(x.numpy())", "0 * x.numel()"),
     ],
     ("collect/kernel.py", "test_fused"): [
         ("the environment does not matter", '== "0":', '== "no":'),
@@ -60,6 +72,10 @@ KERNEL = {
         ("a cache is for everybody", "mode=0o700", "mode=0o755"),
     ],
     ("collect/reducing.py", "test_fused"): [
+        ("copies may be as large as they like", "x.numel() > _MOST_COPIED", "False"),
+        ("many threads make no difference", "or torch.get_num_threads() <= _MANY_THREADS", "or True"),
+        ("a sign that is still to come is lost", " or x.is_neg()", ""),
+        ("float64 is read as float32", "(torch.float32, torch.bfloat16, torch.float16)", "(torch.float32, torch.float64)"),
         ("an update is taken against the new weights", "after - before for after, before in pairs", "after - after for after, _ in pairs"),
     ],
 }  # fmt: skip

@@ -18,23 +18,26 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from actdiag import Monitor
-from actdiag.collect import fused
+from actdiag.collect import fused, reducing
 from actdiag.collect import kernel as compiling
 from actdiag.collect.activations import leaky_facts
 from actdiag.collect.fused import Fused, reducer
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units, arrange
+from actdiag.collect.lean import Lean
 from actdiag.collect.plan import inward
 from actdiag.collect.reducing import Asked, Eager
 from tests.oracle import statistics
 from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, same, tensor_of
 
+compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
+both = pytest.mark.parametrize("make", [pytest.param(Fused, marks=compiled), Lean])
+"""The kernel, and what does its work where there is no compiler."""
 NEAR = 1e-6
 """What docs/decisions.md promises of sums that were made in float first."""
-compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
 
 
-@compiled
+@both
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(SHAPES),
@@ -45,7 +48,7 @@ compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get i
     st.sampled_from(sorted(FACTS)),
 )  # fmt: skip
 def test_the_kernel_and_the_eager_functions_agree(
-    shape: tuple[int, ...], dtype: torch.dtype, seed: int, memory: str, bad: float, name: str
+    make: Any, shape: tuple[int, ...], dtype: torch.dtype, seed: int, memory: str, bad: float, name: str
 ) -> None:
     x, facts = tensor_of(shape, seed=seed, dtype=dtype, bad=bad, memory=memory), FACTS[name]
     if name in INTO:
@@ -54,14 +57,14 @@ def test_the_kernel_and_the_eager_functions_agree(
         units = arrange(x, dim)
         if facts is None:
             asked = Asked(moments=True, octaves=True)
-            found, expected = (r.reduce(units, None, asked) for r in (Fused(), Eager()))
+            found, expected = (r.reduce(units, None, asked) for r in (make(), Eager()))
             assert found.gate_4 is None and found.open_C is None
             same(found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
             continue
-        found, expected = (r.reduce(units, facts, EVERYTHING) for r in (Fused(), Eager()))
+        found, expected = (r.reduce(units, facts, EVERYTHING) for r in (make(), Eager()))
         same(found, expected, x.numel(), near=NEAR)
         for part in (Asked(gate=True), Asked(open=True), Asked(gate=True, open=True)):
-            alone = Fused().reduce(units, facts, part)
+            alone = make().reduce(units, facts, part)
             assert alone.columns_5C is None and alone.octaves is None
             assert (alone.open_C is None) == (not part.open) and (alone.gate_4 is None) == (not part.gate)
             if alone.open_C is not None and found.open_C is not None:
@@ -70,13 +73,13 @@ def test_the_kernel_and_the_eager_functions_agree(
                 torch.testing.assert_close(alone.gate_4, found.gate_4, rtol=1e-12, atol=1e-12)
 
 
-@compiled
+@both
 @pytest.mark.parametrize("dim", [1, 2])
-def test_the_variance_survives_a_mean_ten_thousand_times_the_spread(dim: int) -> None:
+def test_the_variance_survives_a_mean_ten_thousand_times_the_spread(make: Any, dim: int) -> None:
     x = torch.randn(50, 40, 30, generator=torch.Generator().manual_seed(0)) * 0.01 + 100
     x[0, 0, 0] = NAN
     truth = statistics(x, dim)
-    found = Fused().reduce(Units(x, dim), None, Asked(moments=True))
+    found = make().reduce(Units(x, dim), None, Asked(moments=True))
     assert found.columns_5C is not None and found.counts_2 is not None and found.counts_2.tolist() == [0, 1]
     n_C, mean_C, m2_C = found.columns_5C[:3]
     assert float((mean_C * n_C).sum() / n_C.sum()) == pytest.approx(truth["mean"], rel=1e-12)
@@ -123,10 +126,10 @@ def odd_values(kind: str, rows: int, units: int) -> Tensor:
     return x
 
 
-@compiled
+@both
 @pytest.mark.parametrize("kind", list(ODD))
 @pytest.mark.parametrize("rows", [63, 64, 65, 511, 512, 1000])
-def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(kind: str, rows: int) -> None:
+def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(make: Any, kind: str, rows: int) -> None:
     x = odd_values(kind, rows, 37)
     for units in (
         Units(x[:, None, :], 2),  # units side by side
@@ -134,7 +137,7 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(kin
         Units(x[: rows // 8 * 8].reshape(-1, 8, 37).movedim(2, 1).contiguous(), 1),  # short rows of several samples
         Units(x[: rows // 9 * 9].reshape(-1, 9, 37).movedim(2, 1).contiguous(), 1),  # that do not fill their vectors
     ):
-        found, expected = (r.reduce(units, None, Asked(moments=True)) for r in (Fused(), Eager()))
+        found, expected = (r.reduce(units, None, Asked(moments=True)) for r in (make(), Eager()))
         assert found.columns_5C is not None and expected.columns_5C is not None
         (n_C, mean_C, m2_C, *ends), (count_C, center_C, spread_C, *limits) = found.columns_5C, expected.columns_5C
         assert torch.equal(n_C, count_C) and all(map(torch.equal, ends, limits))
@@ -145,25 +148,25 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(kin
         assert found.counts_2.tolist() == expected.counts_2.tolist()
 
 
-@compiled
+@both
 @pytest.mark.parametrize("at", [0, 5, 63, 64, 100, 199])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_gates_of_a_square_and_gradients_leave_out_what_is_not_finite(at: int, value: float) -> None:
+def test_gates_of_a_square_and_gradients_leave_out_what_is_not_finite(make: Any, at: int, value: float) -> None:
     x = torch.rand(200, generator=torch.Generator().manual_seed(0)) * 0.99999
     x[at] = value
     for name in ("TANH", "SIGMOID"):
         units = Units(x[None, None], 1)
-        found, expected = (r.reduce(units, FACTS[name], Asked(gate=True)).gate_4 for r in (Fused(), Eager()))
+        found, expected = (r.reduce(units, FACTS[name], Asked(gate=True)).gate_4 for r in (make(), Eager()))
         assert found is not None and expected is not None
         torch.testing.assert_close(found, expected, rtol=NEAR, atol=0)
-    found, expected = (r.gradient(x, octaves=False)[0] for r in (Fused(), Eager()))
+    found, expected = (r.gradient(x, octaves=False)[0] for r in (make(), Eager()))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
-@compiled
+@both
 @pytest.mark.parametrize("shape", [(0,), (1,), (9,), (33, 65), (4, 3, 5, 5), (700, 999)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_gradients_agree(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_gradients_agree(make: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     g = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-25
     g[torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.2] = 0
     if g.numel() > 4:
@@ -172,36 +175,36 @@ def test_gradients_agree(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     for x in (g, g.t() if g.ndim == 2 else g, g[None].expand(2, *g.shape)):
         if not x.numel():
             continue
-        (found, octaves), (expected, counts) = (r.gradient(x, octaves=True) for r in (Fused(), Eager()))
+        (found, octaves), (expected, counts) = (r.gradient(x, octaves=True) for r in (make(), Eager()))
         assert [float(v) for v in found] == pytest.approx([float(v) for v in expected], rel=1e-9, abs=0)
         assert octaves is not None and counts is not None and octaves.tolist() == counts.tolist()
-    assert Fused().gradient(torch.ones(3), octaves=False)[1] is None
+    assert make().gradient(torch.ones(3), octaves=False)[1] is None
 
 
-@compiled
+@both
 @pytest.mark.parametrize("dtypes", [[torch.float32] * 3, [torch.float32, torch.float64, torch.bfloat16]])
-def test_sums_of_squares_agree_and_pass_on_what_is_not_finite(dtypes: list[torch.dtype]) -> None:
+def test_sums_of_squares_agree_and_pass_on_what_is_not_finite(make: Any, dtypes: list[torch.dtype]) -> None:
     tensors = [torch.randn(n, 3, 2, 2).to(dtype) for n, dtype in zip((1, 0, 50), dtypes, strict=True)]
     tensors += [torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last), torch.randn(6, 4).t()]
     tensors += [torch.zeros(9), torch.tensor([0.0, -0.0, 1.0])]
     tensors += [torch.full((2,), 1e-25), torch.tensor([1.0, NAN]), torch.tensor([INF])]
-    found, expected = (r.squares(tensors) for r in (Fused(), Eager()))
+    found, expected = (r.squares(tensors) for r in (make(), Eager()))
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0, equal_nan=True)
-    assert Fused().squares([]) == [] and Fused().norms([]) == [] and Fused().updates([]) == []
-    for (norm, zeros), x in zip(Fused().norms(tensors), tensors, strict=True):
+    assert make().squares([]) == [] and make().norms([]) == [] and make().updates([]) == []
+    for (norm, zeros), x in zip(make().norms(tensors), tensors, strict=True):
         torch.testing.assert_close(norm, Eager().squares([x])[0], rtol=1e-9, atol=0, equal_nan=True)
         assert float(zeros) == int((x == 0).sum())
 
 
-@compiled
+@both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_updates_agree_also_of_a_sampled_parameter(dtype: torch.dtype) -> None:
+def test_updates_agree_also_of_a_sampled_parameter(make: Any, dtype: torch.dtype) -> None:
     weights = [torch.randn(n, dtype=dtype) for n in (1, 7, 64, 3001)]
     before = [w.clone() for w in weights] + [weights[3][::7].clone(), torch.zeros(3, dtype=dtype)]
     for w in weights:
         w.add_(torch.randn_like(w), alpha=1e-3)
     after = [*weights, weights[3][::7], torch.zeros(3, dtype=dtype)]
-    found, expected = (r.updates(list(zip(after, before, strict=True))) for r in (Fused(), Eager()))
+    found, expected = (r.updates(list(zip(after, before, strict=True))) for r in (make(), Eager()))
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.stack(one), torch.stack(two), rtol=1e-9, atol=0)
 
@@ -256,12 +259,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_without_a_compiler_torch_does_the_work(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert isinstance(reducer(), Eager) and not fresh.exists()
+    assert isinstance(reducer(), Lean) and not fresh.exists()
 
 
 def test_the_environment_can_leave_it_out(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTDIAG_FUSED", "0")
-    assert isinstance(reducer(), Eager) and not fresh.exists()
+    assert isinstance(reducer(), Lean) and not fresh.exists()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +277,7 @@ def test_a_compiler_that_fails_is_no_error(fresh: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/cc")
     monkeypatch.setattr(subprocess, "run", fail)
-    assert isinstance(reducer(), Eager)
+    assert isinstance(reducer(), Lean)
     assert list(fresh.iterdir()) == [], "nothing half made stays"
 
 
@@ -317,21 +320,21 @@ def test_a_library_is_not_loaded_from_where_others_may_write(fresh: Path) -> Non
     compiling._throwaway.cache_clear()
 
 
-@compiled
-def test_a_sign_that_is_not_yet_in_memory_is_seen() -> None:
+@both
+def test_a_sign_that_is_not_yet_in_memory_is_seen(make: Any) -> None:
     x = torch.imag(torch.conj(torch.complex(torch.ones(4, 3), torch.full((4, 3), 2.0))))
     assert x.is_neg()
-    found = Fused().reduce(arrange(x, 1), None, Asked(moments=True, octaves=True))
+    found = make().reduce(arrange(x, 1), None, Asked(moments=True, octaves=True))
     assert found.columns_5C is not None and found.columns_5C[1].tolist() == [-2.0] * 3
 
 
 @compiled
 def test_what_would_have_to_be_copied_is_small() -> None:
-    limit = fused._MOST_COPIED
+    limit = reducing._MOST_COPIED
     for dtype, copies in ((torch.bfloat16, False), (torch.float32, True)):
         small, large = (torch.zeros(1, dtype=dtype).expand(n) for n in (limit, limit + 1))
-        assert fused._fits(small, copies=copies) and not fused._fits(large, copies=copies)
-    assert fused._fits(torch.zeros(1).expand(limit + 1))
+        assert reducing.fits(small, copies=copies) and not reducing.fits(large, copies=copies)
+    assert reducing.fits(torch.zeros(1).expand(limit + 1))
     wide = torch.randn(600, 500).t()
     same(*(r.reduce(arrange(wide, 1), FACTS["RELU"], EVERYTHING) for r in (Fused(), Eager())), wide.numel())
 
@@ -350,12 +353,12 @@ def test_facts_that_hold_a_parameter_go_with_the_monitor() -> None:
 
 @compiled
 def test_a_large_tensor_is_left_to_torch_where_it_has_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.zeros(1, dtype=torch.float32).expand(fused._MANY_ELEMENTS + 1)
-    for threads, fits in ((fused._MANY_THREADS, True), (fused._MANY_THREADS + 1, False)):
+    x = torch.zeros(1, dtype=torch.float32).expand(reducing._MANY_ELEMENTS + 1)
+    for threads, fits in ((reducing._MANY_THREADS, True), (reducing._MANY_THREADS + 1, False)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert fused._fits(x) is fits and fused._fits(x[1:])
-    assert not fused._fits(torch.zeros(3, dtype=torch.float64))
-    assert not fused._fits(torch.zeros(3, device="meta"))
+        assert reducing.fits(x) is fits and reducing.fits(x[1:])
+    assert not reducing.fits(torch.zeros(3, dtype=torch.float64))
+    assert not reducing.fits(torch.zeros(3, device="meta"))
 
 
 def test_ends_between_two_float32_lie_at_or_beyond_the_bound() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from actdiag.collect.activations import TANH
-from actdiag.collect.finish import _from_moments
+from actdiag.collect.finish import _from_moments, _moments
 from actdiag.collect.known import module_facts
 from actdiag.collect.layout import arrange
 from actdiag.collect.moments import (
@@ -36,8 +36,9 @@ def told(moments: Moments) -> dict[str, object]:
     tally.low_S[0], tally.high_S[0] = float(moments.low_C.min()), float(moments.high_C.max())
     tally.sums_SK[0, SUMS.index("zeros")] = float(moments.zeros)
     tally.sums_SK[0, SUMS.index("nonfinite")] = float(moments.nonfinite)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _from_moments(tally, 0)
+    sums = dict(zip(SUMS, tally.sums_SK.T.tolist(), strict=True))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return {"nonfinite": int(moments.nonfinite), **_from_moments(_moments(tally), sums, 0)}
 
 
 def assert_same(found: dict[str, object], truth: dict[str, object], rtol: float = 1e-5) -> None:

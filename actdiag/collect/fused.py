@@ -16,22 +16,18 @@ from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
+from actdiag.collect.lean import Lean
 from actdiag.collect.plan import TABLE, plan_of, table_of
-from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
+from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction, fits
 from actdiag.collect.triton_reducer import Triton, wanted
 
 _HEAD, _COLUMNS = 6, 5
 _MOMENTS, _GATE, _OPEN = 1, 2, 4
-_MOST_COPIED = 1 << 18
-"""Elements that may be copied, 1 MB: half precision is widened, and a strided tensor made contiguous."""
-_MANY_ELEMENTS, _MANY_THREADS = 1 << 22, 4
-"""The kernel has one thread and reads once; eager functions read about eight times, with all threads. Large tensors
-of a machine with more threads than that are theirs."""
 
 
 def reducer() -> Reducer:
-    """The fused reducer where its kernel can be had, else the eager one; with Triton's where there may be a GPU."""
-    host: Reducer = Eager() if kernel() is None else Fused()
+    """The fused reducer where its kernel can be had, else the lean one; with Triton's where there may be a GPU."""
+    host: Reducer = Lean() if kernel() is None else Fused()
     return Triton(host) if wanted() else host
 
 
@@ -48,7 +44,7 @@ class Fused:
 
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
         """See Reducer."""
-        if not _fits(units.x, copies=units.x.stride(2) != 1 and units.x.shape[2] > 1):
+        if not fits(units.x, copies=units.x.stride(2) != 1 and units.x.shape[2] > 1):
             return self._eager.reduce(units, facts, asked)
         plan = self._plan(facts, units.x.dtype) if facts is not None and (asked.gate or asked.open) else None
         x, dim = _rows(units)
@@ -79,7 +75,7 @@ class Fused:
 
     def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """See Reducer."""
-        if not _fits(g, copies=not g.is_contiguous()):
+        if not fits(g, copies=not g.is_contiguous()):
             return self._eager.gradient(g, octaves=octaves)
         x = g.reshape(-1).float().contiguous()
         out = torch.empty(4, dtype=torch.float64)
@@ -104,7 +100,7 @@ class Fused:
     def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """See Reducer."""
         after, before = [a for a, _ in pairs], [b for _, b in pairs]
-        if not _all_dense(before) or not all(a.dtype == torch.float32 and _fits(a) for a in after):
+        if not _all_dense(before) or not all(a.dtype == torch.float32 and fits(a) for a in after):
             return self._eager.updates(pairs)
         n, out = len(pairs), torch.empty(2, len(pairs), dtype=torch.float64)
         strides, sizes = _wholes([a.stride(0) for a in after]), _wholes([a.numel() for a in after])
@@ -113,7 +109,7 @@ class Fused:
 
 
 def _all_dense(tensors: list[Tensor]) -> bool:
-    return all(x.dtype == torch.float32 and _is_dense(x) and _fits(x) for x in tensors)
+    return all(x.dtype == torch.float32 and _is_dense(x) and fits(x) for x in tensors)
 
 
 def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
@@ -143,15 +139,6 @@ def _address(x: Tensor | None) -> int | None:
 def _is_dense(x: Tensor) -> bool:
     """Whether its elements lie one after the other, in whatever order."""
     return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
-
-
-def _fits(x: Tensor, *, copies: bool = False) -> bool:
-    """Whether the kernel can read it as it lies in memory, or after a small copy, and is the faster way."""
-    if not x.is_cpu or x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.is_neg():
-        return False
-    if (copies or x.dtype != torch.float32) and x.numel() > _MOST_COPIED:
-        return False
-    return x.numel() <= _MANY_ELEMENTS or torch.get_num_threads() <= _MANY_THREADS
 
 
 def _rows(units: Units) -> tuple[Tensor, int]:

@@ -19,6 +19,12 @@ from actdiag.collect.layout import Units
 from actdiag.collect.moments import columns_of, count, counts_of, measure, measure_gate, measure_gradient
 from actdiag.collect.units import count_open
 
+_MOST_COPIED = 1 << 18
+"""Elements that may be copied, 1 MB: half precision is widened, and a strided tensor made contiguous."""
+_MANY_ELEMENTS, _MANY_THREADS = 1 << 22, 4
+"""The kernel and NumPy have one thread; eager functions read about eight times, with all threads. Large tensors of a
+machine with more threads than that are theirs."""
+
 
 class Reduction(NamedTuple):
     """What was asked for of one tensor, float64, None for what was not. Few tensors: each costs some microseconds.
@@ -107,3 +113,12 @@ class Eager:
         """See Reducer."""
         moves, bases = squares([after - before for after, before in pairs]), squares([before for _, before in pairs])
         return list(zip(moves, bases, strict=True))
+
+
+def fits(x: Tensor, *, copies: bool = False) -> bool:
+    """Whether one thread can read it as it lies in memory, or after a small copy, and is the faster way."""
+    if not x.is_cpu or x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.is_neg():
+        return False
+    if (copies or x.dtype != torch.float32) and x.numel() > _MOST_COPIED:
+        return False
+    return x.numel() <= _MANY_ELEMENTS or torch.get_num_threads() <= _MANY_THREADS
