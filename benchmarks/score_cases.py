@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from cases.peers import EVERY, PEERS
@@ -35,6 +35,12 @@ import actdiag
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "benchmarks" / "cases"
 TOOLS = (*SETTINGS, *PEERS)
+SEEDS: Mapping[str, str] = {
+    "first:0,1": "The rules were made with these.",
+    "second:8,9,10,11": "Held out until two words were premature; units that flicker were then looked for, on these.",
+    "second:12,13,14,15": "Held out: nobody had looked at these before they were scored.",
+}
+"""What the seeds of a set were used for, by how they are chosen."""
 
 
 _METHOD = """\
@@ -73,22 +79,34 @@ class Kept:
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._known = path, dict[str, Any]()
+        self._loads: dict[str, float] = {}
         if path is not None and path.exists():
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             self._known = {line["run"]: line["case"] for line in lines}
+            self._loads = {line["run"]: line["load"] for line in lines if "load" in line}
 
     def case(self, folder: str, name: str, seed: int) -> Case:
         """The case of a run; it is run if it is not known."""
         key = f"{folder}/{name}/{seed}/{code(folder, name)}"
         if key not in self._known:
             self._known[key] = run(folder, name, seed)
+            self._loads[key] = os.getloadavg()[0]
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"run": key, "case": self._known[key]}) + "\n")
+                    file.write(json.dumps({"run": key, "case": self._known[key], "load": self._loads[key]}) + "\n")
         case = case_from(self._known[key])
         print(line_of(case), flush=True)
         return case
+
+    def busy(self, folder: str, cases: Sequence[Case]) -> str:
+        """How busy the machine was while these ran, the two processes of the scorer included."""
+        keys = [f"{folder}/{case.name}/{case.seed}/{code(folder, case.name)}" for case in cases]
+        loads = [self._loads[key] for key in keys if key in self._loads]
+        if not loads:
+            return ""
+        middle, most = statistics.median(loads), max(loads)
+        return f"Load average of the {os.cpu_count()} CPUs meanwhile: {middle:.1f} (median), at most {most:.1f}. "
 
 
 def measured(folder: str) -> dict[str, dict[str, Any]]:
@@ -185,7 +203,15 @@ def wrongs(cases: Sequence[Case]) -> list[str]:
     return [*(f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()), f"- foretold: {foretold}"]
 
 
-def page(results: Mapping[str, tuple[list[Case], list[str]]], command: str) -> str:
+class Result(NamedTuple):
+    """The cases of a set, those left out, and how busy the machine was."""
+
+    cases: list[Case]
+    left: list[str]
+    busy: str
+
+
+def page(results: Mapping[str, Result], command: str) -> str:
     """docs/benchmark.md."""
     lines = [
         "# Does it find what is wrong, and is it quiet when nothing is?", "",
@@ -193,11 +219,18 @@ def page(results: Mapping[str, tuple[list[Case], list[str]]], command: str) -> s
         f"{platform.python_version()}, torch {torch.__version__}, actdiag {actdiag.__version__}.", "",
         *_METHOD.format(grid=GRID_STEPS, every=EVERY).splitlines(), "",
     ]  # fmt: skip
-    for name, (cases, left) in results.items():
-        seeds = sorted({case.seed for case in cases})
+    for chosen, (cases, left, busy) in results.items():
+        name, seeds = chosen.partition(":")[0], sorted({case.seed for case in cases})
         text = (CASES / name / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         heading = f"## Set `{name}`, seeds {', '.join(map(str, seeds))}: {text}"
-        lines += [heading, "", f"[How they came about](../benchmarks/cases/{name}/README.md)", "", *tables(cases)]
+        told = busy + (f"{SEEDS[chosen]} " if chosen in SEEDS else "")
+        lines += [
+            heading,
+            "",
+            f"{told}[How they came about](../benchmarks/cases/{name}/README.md).",
+            "",
+            *tables(cases),
+        ]
         lines += [f"- not scored, since the label does not hold with this seed: {', '.join(left)}"] if left else []
         lines.append("")
     return "\n".join(lines)
@@ -220,8 +253,9 @@ def main() -> int:
             jobs = [
                 (name, case, int(seed)) for seed in (seeds or "0").split(",") for case in programs(name, given.only)
             ]
-            results[name] = settle(list(pool.map(lambda job: kept.case(*job), jobs)), measured(name))
-            print("\n".join(tables(results[name][0])), flush=True)
+            cases, left = settle(list(pool.map(lambda job: kept.case(*job), jobs)), measured(name))
+            results[chosen] = Result(cases, left, kept.busy(name, cases))
+            print("\n".join(tables(cases)), flush=True)
     if given.write:
         given.write.write_text(
             page(results, "python benchmarks/score_cases.py " + " ".join(sys.argv[1:])), encoding="utf-8"

@@ -26,15 +26,49 @@ GLANCE = {
         ("a look never watches closer", "closer |= now.last >=", "closer |= now.last < 0 >="),
         ("a look asks on two batches", "observations_C >= MIN_OBSERVATIONS", "observations_C >= 2"),
         ("a look asks on any sample", "ages = (SUSPECT_SAMPLES,", "ages = (0,"),
-        ("a look forgets a full window", "_is_due(a, b) for a, b in", "_is_due(a, b) and a != now.window for a, b in"),
+        (
+            "a look forgets a full window",
+            "self._is_due(a, b) for a, b in",
+            "self._is_due(a, b) and a != now.window for a, b in",
+        ),
         ("a look forgets half a window", "max(window / 2, SUSPECT_SAMPLES), window)", "window, window)"),
-        ("a look asks at any silence", "now >= RECORD_FRACTION and", "now > 0 and"),
+        ("a look asks at any silence", "now >= self._warning and", "now > 0 and"),
         ("a look asks again and again", "and now >= before + RECORD_RISE", ""),
         (
             "what a recorded step has told is forgotten",
             "self._most[key] = silence(known.evidence.ages_3C, self._window)",
             "self._most[key] = NO_SILENCE",
         ),
+    ],
+    ("collect/glance.py", "test_glance test_units"): [
+        ("a look remembers no flicker", "known.ledger.note(evidence)", "pass"),
+    ],
+    ("diagnose/judge.py", "test_ledger"): [
+        ("a finding that is worse is so from the start", "severity_step=step)", "severity_step=held.step)"),
+    ],
+    ("report/text.py", "test_report"): [
+        (
+            "a report hides since when it is so bad",
+            '"" if f.severity_step is None else f", {f.sev',
+            '"" if 1 else f", {f.sev',
+        ),
+    ],
+    ("session.py", "test_glance"): [
+        ("a look knows no limits of the user's", "terms.limits.dead_earliest", "0.45"),
+    ],
+    ("collect/units.py", "test_units"): [
+        ("a flicker may be of many samples", "back & (opens_C < RARE", "back & (opens_C < 1e9 * RARE"),
+        ("a flicker ends no silence", " & (before.ages_3C[0] >= _FLICKER_SAMPLES)", ""),
+        ("a flicker needs one batch", " & (before.ages_3C[1] >= _FLICKER_OBSERVATIONS)", ""),
+        ("what opens again flickers", "self._back_from_C[opened] = 0", "pass"),
+        ("what has not flickered yet never will", "self._flickers |= bool(seldom.any())", "pass"),
+        ("a resumed run flickers for ever", "ledger._flickers = bool(ledger._back_from_C.any())", "pass"),
+        ("what flickered does so for ever", "(_MISSED * self._back_from_C)", "(1e9 * self._back_from_C)"),
+        ("what is dead flickers", ".clip(max=evidence.window)", ""),
+        ("openings of a new block are lost", "if same_block else evidence.open_C", ""),
+        ("a resumed run knows no flicker", 'if "back_from" in state:', "if False:"),
+        ("a resumed run begins its silence anew", "ledger._noted = evidence", "pass"),
+        ("an older state is refused", 'if "back_from" in state:', "if True:"),
     ],
     ("collect/recent.py", "test_glance"): [
         ("a look goes back to the last recorded step", "min(enough, len(self._stamps) - 1 - observations)", "0"),

@@ -13,7 +13,10 @@ _UNITS = "diagnose/rules/units.py"
 
 RULES = [
     ("half a window tells nothing", _UNITS, "half >= limits.half_window_warning", "False", "test_rules"),
-    ("no unit may be rare", _UNITS, "max(n - 1, 0) / evidence.units", "n / evidence.units", "test_rules"),
+    ("no unit may be rare", _UNITS, "return 1 + (back", "return (back", "test_rules"),
+    ("no silent unit is doubtful", _UNITS, "max(n - evidence.doubtful, 0)", "max(n - 1, 0)", "test_rules test_glance"),
+    ("one flicker makes all doubtful", _UNITS, "back if back >= self.units - self.silent else 0", "back", "test_rules"),
+    ("what has flickered alone is doubtful", _UNITS, "back = 2 * self", "back = self", "test_rules"),
     ("half a window is a whole one", _UNITS, "limits.half_window_warning", "limits.dead_warning", "test_rules"),
     ("old logs know no dead units", _UNITS, "max(site.half_window_units or 0, site.dead_units)", "0", "test_rules"),
     ("half a window is any silence", "collect/units.py", "evidence.window / 2, SUSPECT", "0, SUSPECT", "test_units"),

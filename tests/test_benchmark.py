@@ -15,7 +15,7 @@ from cases.peers import EVERY, PEERS, Recorder, Tool, View, _lasting, _rho
 from cases.program import case_of
 from cases.score import Case, Said, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
 from cases.truth import Mortality, dead_share, onset
-from score_cases import settle
+from score_cases import SEEDS, TOOLS, Kept, Result, page, settle
 from torch import Tensor, nn
 
 FAULTY = Case(
@@ -91,6 +91,31 @@ def test_counts_add_up() -> None:
 def test_what_a_process_prints_is_read_back() -> None:
     raw = {"name": "f", "seed": 1, "label": "nan", "said": {"tool": [["non-finite", "fc0", 5]]}}
     assert case_from(raw).said["tool"] == [Said("non-finite", "fc0", 5)]
+
+
+def test_groups_of_seeds_of_one_set_have_a_section_each_that_says_what_they_were_used_for() -> None:
+    silent: dict[str, list[Said]] = {tool: [] for tool in TOOLS}
+    chosen = ["second:8,9,10,11", "second:12,13,14,15"]
+    found = {
+        name: Result([replace(FAULTY, seed=int(name[7:].split(",")[0]), said=silent)], [], f"Load {i}. ")
+        for i, name in enumerate(chosen)
+    }
+    text = page(found, "command")
+    for i, name in enumerate(chosen):
+        section = text.partition(f"## Set `second`, seeds {found[name].cases[0].seed}: ")[2].partition("## Set")[0]
+        assert f"Load {i}. {SEEDS[name]}" in section and "| actdiag | 0 of 1 |" in section
+
+
+def test_how_busy_the_machine_was_is_kept_with_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = {"name": "f01_linear_mse_lr3", "seed": 0, "label": "nan", "said": {tool: [] for tool in TOOLS}}
+    monkeypatch.setattr("score_cases.run", lambda *_: raw)
+    monkeypatch.setattr("os.getloadavg", lambda: (7.25, 0, 0))
+    case = Kept(tmp_path / "kept").case("first", "f01_linear_mse_lr3", 0)
+    monkeypatch.setattr("os.getloadavg", lambda: (0, 0, 0))
+    again = Kept(tmp_path / "kept")
+    assert again.case("first", "f01_linear_mse_lr3", 0) == case
+    assert "7.2 (median), at most 7.2" in again.busy("first", [case])
+    assert Kept(None).busy("first", [case]) == "", "of older results it is not known"
 
 
 def _onsets(deaths: Mortality) -> dict[str, int | None]:

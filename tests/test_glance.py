@@ -28,14 +28,15 @@ KEY = ("relu", 0)
 class Bench:
     """A glance at one site whose units open as we say."""
 
-    def __init__(self, window: int = 2048) -> None:
-        self.memory, self.glance, self.step = Memory(window), Glance(window), -1
+    def __init__(self, window: int = 2048, warning: float = 0.45) -> None:
+        self.memory, self.glance, self.step = Memory(window), Glance(window, warning), -1
         self.site = cast(Site, SimpleNamespace(recent=Recent(UNITS, torch.device("cpu"))))
 
-    def observe(self, silent: int, samples: int = BATCH) -> None:
+    def observe(self, silent: int, samples: int = BATCH, *, flicker: int = 0) -> None:
         self.step += 1
         open_C = torch.full((UNITS,), float(samples))
         open_C[:silent] = 0
+        open_C[:flicker] = 1
         cast(Recent, self.site.recent).observe(open_C, samples, self.step)
 
     def look(self, silent: int, samples: int = BATCH) -> Sight:
@@ -96,6 +97,35 @@ def test_fewer_silent_units_than_a_warning_needs_ask_for_nothing() -> None:
     bench = Bench()
     bench.record(0)
     assert not any(s.record for s in looks(bench, [8] * 100)), "8 of 20 are 40 %"
+
+
+def test_a_verdict_is_due_from_the_share_on_that_a_warning_needs() -> None:
+    for warning, due in ((0.2, [16, 32, 64]), (0.41, [])):
+        bench = Bench(warning=warning)
+        bench.record(0)
+        assert [i + 1 for i, s in enumerate(looks(bench, [8] * 100)) if s.record] == due, "8 of 20 are 40 %"
+
+
+def test_a_limit_that_is_lower_has_a_step_recorded_earlier() -> None:
+    """9 of 32 units, 28 %, that die at step 107: with the limit of a warning at 20 % its step is recorded at once."""
+    for limits, earliest, latest in (({}, 200, 200), ({"dead_warning": 0.2}, 171, 175)):
+        _, monitor = killed_at(107, units=9, max_overhead=None, attentive=True, limits=limits)
+        (told,) = (f.step for f in monitor.findings if f.rule == "dead-units")
+        assert earliest <= told <= latest, "64 batches of 32 are the window"
+
+
+def test_a_look_sees_units_flicker_between_two_recorded_steps() -> None:
+    for looked in (True, False):
+        bench = Bench()
+        bench.record(0)
+        for batch in range(14):
+            bench.observe(12, flicker=7 if batch == 9 else 0)
+            if looked:
+                bench.glance.look({KEY: bench.site}, bench.memory)
+        bench.record(12)
+        known = bench.memory.known[KEY]
+        assert known.evidence is not None and known.ledger is not None
+        assert known.ledger.judge(known.evidence, bench.step).flickering == 7 * looked
 
 
 def test_a_site_without_watch_or_memory_is_passed_over() -> None:
@@ -200,8 +230,8 @@ def test_attentive_must_be_true_false_or_none() -> None:
         Monitor(nn.Linear(2, 2), attentive="yes")
 
 
-def killed_at(step: int, **options: Any) -> tuple[list[Snapshot], Monitor]:
-    """A layer of 32 ReLUs of which 24 are closed for every input from `step` on; one batch of 32 a step."""
+def killed_at(step: int, *, units: int = 24, **options: Any) -> tuple[list[Snapshot], Monitor]:
+    """A layer of 32 ReLUs of which `units` are closed for every input from `step` on; one batch of 32 a step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -209,7 +239,7 @@ def killed_at(step: int, **options: Any) -> tuple[list[Snapshot], Monitor]:
         for now in range(220):
             if now == step:
                 with torch.no_grad():
-                    cast(nn.Linear, model[0]).bias[:24] = -1e3
+                    cast(nn.Linear, model[0]).bias[:units] = -1e3
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(torch.randn(32, 8)), torch.randint(4, (32,))).backward()
             optimizer.step()
@@ -229,6 +259,40 @@ def test_without_attention_they_wait_for_the_next_recorded_step() -> None:
     snapshots, monitor = killed_at(107, max_overhead=None)
     assert [s.step for s in snapshots] == [0, 50, 100, 150, 200]
     assert [f.step for f in monitor.findings if f.rule == "dead-units"] == [200], "only 11 batches were seen until 150"
+
+
+def outliers(until: int) -> list[int]:
+    """When dead-units is told of 24 ReLUs; 22 open for one sample in 20 batches from step 60 on, then for none."""
+    model = nn.Sequential(nn.Linear(2, 24), nn.ReLU(), nn.Linear(24, 1))
+    first, optimizer = cast(nn.Linear, model[0]), torch.optim.SGD(model.parameters(), lr=0.0)
+    with torch.no_grad():
+        first.weight[:] = torch.tensor([0.0, 2.0])
+        first.bias[:] = 1.0
+    options = {"max_overhead": None, "attentive": True, "watch_every_n_steps": 1}
+    with Monitor(model, optimizer, **cast(Any, options)) as monitor:
+        for now in range(340):
+            with torch.no_grad():
+                first.bias[:22] = 1.0 if now < 60 else -1.0 if now < until else -9.0
+            x = torch.zeros(32, 2)
+            x[0, 1] = float(now % 20 == 10)
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    return [f.step for f in monitor.findings if f.rule == "dead-units"]
+
+
+def test_a_layer_that_falls_silent_revives_and_falls_silent_again_is_told_when_it_stays_so() -> None:
+    (told,) = outliers(until=200)
+    assert 200 + 48 <= told <= 200 + 66, "it came back from 19 batches: three times as many, or the window of 64"
+
+
+def test_a_layer_that_goes_on_to_open_for_rare_samples_is_not_told() -> None:
+    assert outliers(until=340) == []
+
+
+def test_a_layer_that_falls_silent_at_once_does_not_wait_for_anything() -> None:
+    (told,) = outliers(until=60)
+    assert 60 + 16 <= told <= 60 + 22
 
 
 def test_attention_does_not_touch_the_training() -> None:

@@ -34,14 +34,14 @@ def test_an_episode_is_told_once_again_when_worse_and_resolved_after_two_quiet_s
     for step, (dead, expected) in enumerate(course):
         assert kinds(ledger.judge(at(step, dead))) == expected, step
     (finding,) = ledger.findings
-    assert (finding.severity, finding.step, finding.resolved_step) == ("error", 1, 6)
+    assert (finding.severity, finding.step, finding.severity_step, finding.resolved_step) == ("error", 1, 3, 6)
 
 
 def test_a_new_episode_is_a_new_finding() -> None:
     ledger = Ledger()
     for step, dead in enumerate([40, 0, 0, 40]):
         ledger.judge(at(step, dead))
-    assert [(f.step, f.resolved_step) for f in ledger.findings] == [(0, 2), (3, None)]
+    assert [(f.step, f.severity_step, f.resolved_step) for f in ledger.findings] == [(0, None, 2), (3, None, None)]
 
 
 def test_a_value_that_swings_about_its_threshold_speaks_once() -> None:

@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from actdiag import Monitor, TensorBoardWriter
 from actdiag.diagnose.finding import Change, Finding
 from actdiag.report.document import render_json
+from actdiag.report.episodes import finding_from_log
 from actdiag.report.read import ReadError, read_runs
 from actdiag.report.run import Run, worst_first
 from actdiag.report.table import number, share
@@ -37,6 +38,7 @@ from actdiag.snapshot import Histogram, ParameterStats, SiteStats, Snapshot
 from actdiag.write import tags
 from actdiag.write.crc import masked_crc32c
 from actdiag.write.event_file import framed
+from actdiag.write.markdown import findings_markdown
 from tests.test_snapshot import refuse_constant
 
 
@@ -203,6 +205,15 @@ def test_evidence_says_what_would_be_healthy() -> None:
     text = render_text([Run("x", [], [finding(evidence=evidence)])])
     assert text.endswith("  evidence: ratio 0.000604, units_dead 0 1 2 3 4 5 6 7 …; healthy: above 1e-2\n")
     assert "healthy: 0" in render_text([Run("x", [], [finding(evidence={"n": 3, "healthy": 0})])])
+
+
+def test_a_finding_that_became_worse_says_since_when_it_is_so() -> None:
+    worse = finding("a", severity="error", step=3, severity_step=50)
+    assert "ERROR dead-units (step 3, error since step 50): a" in render_text([Run("x", [], [worse])])
+    assert "**error** · step 3, error since step 50 ·" in findings_markdown([worse])
+    assert finding_from_log({"finding": worse.to_dict() | {"advice": []}}) == worse
+    older = {name: value for name, value in finding("a").to_dict().items() if name != "severity_step"}
+    assert finding_from_log({"finding": older | {"advice": []}}).severity_step is None
 
 
 def test_open_findings_stand_before_those_that_are_over_and_worse_ones_first() -> None:
@@ -651,6 +662,7 @@ FINDINGS = {
             ("rule", "<b>"), ("rule", "dead-units<b>"), ("rule", None), ("severity", "fatal"), ("severity", []),
             ("step", "3"), ("step", True), ("layer", None), ("message", 1), ("evidence", []),
             ("advice", "do this"), ("advice", [1]), ("cause", None), ("source", 1), ("resolved_step", "never"),
+            ("severity_step", 1.5),
         )
     },
 }  # fmt: skip

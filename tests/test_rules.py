@@ -261,6 +261,13 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
         (units(0, suspect_units=33, half_window_units=33), "warning"),
         (units(7, 16, suspect_units=1, half_window_units=8), "info"),  # one that opens again, and it is no warning
         (units(7, 16, suspect_units=2, half_window_units=9), "warning"), (units(8, 16), "error"),
+        (units(0, suspect_units=40, flickering_units=11), "warning"),  # of the 24 that open, most are alive
+        (units(0, suspect_units=40, flickering_units=12), None), (units(29, flickering_units=35), "warning"),
+        (units(0, suspect_units=62, flickering_units=5), "warning"),  # so many are silent that some may open again
+        (units(0, suspect_units=62, flickering_units=12), None),
+        (units(0, suspect_units=33, half_window_units=33, flickering_units=15), "warning"),
+        (units(0, suspect_units=33, half_window_units=33, flickering_units=16), None),
+        (units(2, 8, suspect_units=6, flickering_units=6), "warning"),  # nearly all of a narrow layer
         (units(8, 15, suspect_units=5, half_window_units=13), None),
         (units(3, 8), None), (units(6, 8), None), (units(8, 8), "error"), (units(2, 8, suspect_units=6), "warning"),
         (units(15, 16), "error"), (units(13, 15), None),
@@ -304,7 +311,7 @@ def test_dead_units_state_the_bound_and_name_the_units() -> None:
     assert "silent for at least 300 samples, none of them yet" in early.message and early.severity == "warning"
     half = one("dead-units", snapshot({"act": units(1, suspect_units=32, half_window_units=33)}))
     assert "at least 300 samples, 33 for half of the evidence window, 1 of them for the whole" in half.message
-    assert half.evidence["half_window_units"] == 33
+    assert half.evidence["half_window_units"] == 33 and half.evidence["flickering_units"] == 0
     assert "1 of them for the whole" in one("dead-units", snapshot({"act": units(1, suspect_units=40)})).message
 
 

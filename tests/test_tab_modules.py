@@ -308,6 +308,16 @@ def test_findings_are_told_open_before_over_the_worst_and_the_newest_first(run: 
     assert found == [["error", 3], ["error", 1], ["warning", 9], ["info", 20], ["error", 5]]
 
 
+@in_a_browser
+def test_a_finding_says_since_when_and_since_when_it_is_as_bad_as_it_is(run: Run) -> None:
+    for risen, over, words in (
+        (None, None, "since step 3"), (50, None, "since step 3, error since 50"), (50, 90, "step 3 to 90, resolved"),
+    ):  # fmt: skip
+        told = {"severity": "error", "step": 3, "severity_step": risen, "resolved_step": over}
+        assert run("findings", "m.when(a)", told) == words
+    assert run("findings", "m.when(a)", {"severity": "error", "step": 3, "resolved_step": None}) == "since step 3"
+
+
 # Comparing ----------------------------------------------------------------------------------------------
 
 

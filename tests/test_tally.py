@@ -215,6 +215,20 @@ def test_a_unit_is_silent_only_if_it_is_on_every_rank() -> None:
     assert known.evidence.samples == 20 * 40
 
 
+def test_a_unit_flickers_only_if_no_rank_has_seen_it_open() -> None:
+    """Of two units that come back on the left for a sample, one has been open on the right all the time."""
+    memory, verdicts = Memory(2048), []
+    for step in range(14):
+        left, right = torch.zeros(32, 2), torch.zeros(32, 2)
+        left[0] = 1.0 if step in (0, 12) else 0.0
+        right[0, 1] = 1.0
+        memory.absorb(join([counted(site_of(left, step=step)), counted(site_of(right, step=step))]))
+        known = memory.of("act", 0)
+        assert known.evidence is not None and known.ledger is not None
+        verdicts.append(known.ledger.judge(known.evidence, step).flickering)
+    assert verdicts == [0] * 12 + [1, 1], "11 steps of 64 samples were silent"
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("every", [1, 3, 12])
 def test_the_evidence_of_ranks_is_that_of_one_process(seed: int, every: int) -> None:

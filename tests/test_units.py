@@ -135,6 +135,80 @@ def test_saturated_units_are_closed_at_both_ends_and_gelu_is_judged_by_its_tail(
     assert count_open(arrange(z, 1), GELU).tolist() == [2, 0], "the slope also vanishes at -0.75, which is no death"
 
 
+def after_silence(batches: int, *, samples: int = 32, window: int = 2048) -> Watcher:
+    """One unit that has fired on half of all samples, and has then been silent; beside it one that goes on."""
+    watcher = Watcher(2, window)
+    watcher.show([16, 16], times=5)
+    watcher.show([0, samples // 2], samples=samples, times=batches)
+    return watcher
+
+
+def test_a_unit_that_comes_back_for_a_sample_flickers_until_it_has_missed_three_more() -> None:
+    watcher = after_silence(8)
+    assert watcher.show([1, 16]).flickering == 1, "after 256 silent samples"
+    assert [watcher.show([0, 16]).flickering for _ in range(26)] == [1] * 23 + [0] * 3, "768 samples are 24 batches"
+
+
+def test_a_unit_that_opens_again_soon_or_more_often_does_not_flicker() -> None:
+    watcher = after_silence(8)
+    assert watcher.show([1, 16]).flickering == 1
+    assert watcher.show([0, 16], times=5).flickering == 1
+    assert watcher.show([1, 16]).flickering == 0
+    assert [after_silence(8).show([opened, 16]).flickering for opened in (2, 3)] == [1, 0], "1 % of 288 samples"
+
+
+@pytest.mark.parametrize("batches,samples,flickers", [(5, 64, 0), (6, 32, 1), (12, 8, 0), (13, 8, 1)])
+def test_a_short_silence_is_no_flicker(batches: int, samples: int, flickers: int) -> None:
+    assert after_silence(batches, samples=samples).show([1, 16]).flickering == flickers, "6 batches and 100 samples"
+
+
+def test_a_unit_that_flickered_and_is_dead_flickers_no_more() -> None:
+    watcher = after_silence(16, window=640)
+    assert watcher.show([1, 16]).flickering == 1
+    verdict = watcher.show([0, 16], times=19)
+    assert (verdict.flickering, verdict.states[0]) == (1, "s")
+    verdict = watcher.show([0, 16])
+    assert (verdict.flickering, verdict.states[0]) == (0, "d"), "a whole window is proof, whatever came before"
+
+
+def test_what_is_not_a_number_does_not_flicker() -> None:
+    watcher = after_silence(8)
+    x = torch.full((32, 2), float("nan"))
+    assert watcher.show(count_open(arrange(x, 1), RELU).tolist()).flickering == 0
+
+
+def test_without_new_samples_a_flicker_stays_as_it_is() -> None:
+    watcher = after_silence(8)
+    verdict = watcher.show([1, 16])
+    watcher.evidence = absorbed(watcher.evidence, [])
+    assert watcher.ledger.judge(watcher.evidence, watcher.step) == verdict
+    assert UnitLedger(0).judge(UnitEvidence.empty(0, 640), 0).flickering == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flickers_are_those_of_a_count_batch_by_batch(seed: int) -> None:
+    rng, watcher = np.random.default_rng(seed), Watcher(40, 400)
+    rate_C = np.geomspace(2e-4, 0.2, 40)
+    silence_C, batches_C, back_C = np.zeros(40), np.zeros(40), np.zeros(40)
+    seen = 0
+    for _ in range(150):
+        samples = int(rng.integers(8, 40))
+        opened_C = rng.binomial(samples, rate_C)
+        for unit, opened in enumerate(opened_C):
+            if opened:
+                silent = silence_C[unit] >= 100 and batches_C[unit] >= 6
+                seldom = opened < 0.01 * (silence_C[unit] + samples)
+                back_C[unit] = silence_C[unit] if silent and seldom else 0
+                silence_C[unit] = batches_C[unit] = 0
+            else:
+                silence_C[unit] += samples
+                batches_C[unit] += 1
+        truth = int((silence_C < np.minimum(3 * back_C, 400)).sum())
+        assert watcher.show(opened_C.tolist(), samples=samples).flickering == truth
+        seen += truth
+    assert seen > 100, "there were flickers"
+
+
 def test_nan_does_not_make_a_unit_dead() -> None:
     watcher = Watcher(2)
     x = torch.full((32, 2), float("nan"))
@@ -164,10 +238,42 @@ def test_R59_saved_evidence_and_deaths_go_on_as_if_never_saved() -> None:
     again = Watcher(3)
     again.step = watcher.step
     again.evidence = UnitEvidence.restored(watcher.evidence.state(), 640)
-    again.ledger = UnitLedger.restored(watcher.ledger.state(), 3)
+    again.ledger = UnitLedger.restored(watcher.ledger.state(), again.evidence)
     for opened in ([0, 8, 0], [5, 8, 0], [0, 0, 0]):
         assert again.show(opened, times=12) == watcher.show(opened, times=12)
     assert again.evidence.ages_3C.dtype == np.float64
+
+
+FLICKER, SILENT = [1, 16], [0, 16]
+
+
+@pytest.mark.parametrize(
+    "saved,then,flickering",
+    [
+        ([FLICKER, *[SILENT] * 4], [SILENT] * 30, [1] * 19 + [0] * 11),
+        ([FLICKER, *[SILENT] * 4], [FLICKER, SILENT], [0, 0]),
+        ([], [FLICKER, SILENT], [1, 1]),
+    ],
+    ids=["a flicker is remembered", "it ends as it would have", "a silence goes on"],
+)
+def test_R59_flickers_go_on_after_a_resume(
+    saved: list[list[int]], then: list[list[int]], flickering: list[int]
+) -> None:
+    watcher, again = after_silence(8), Watcher(2, 2048)
+    for opened in saved:
+        watcher.show(opened)
+    again.evidence = UnitEvidence.restored(watcher.evidence.state(), 2048)
+    again.ledger, again.step = UnitLedger.restored(watcher.ledger.state(), again.evidence), watcher.step
+    assert [again.show(opened).flickering for opened in then] == flickering
+    assert [watcher.show(opened).flickering for opened in then] == flickering
+
+
+def test_a_state_of_an_older_version_knows_no_flicker() -> None:
+    watcher = after_silence(8)
+    assert watcher.show(FLICKER).flickering == 1
+    state = watcher.ledger.state()
+    del state["back_from"]
+    assert UnitLedger.restored(state, watcher.evidence).judge(watcher.evidence, watcher.step).flickering == 0
 
 
 def by_hand(batches: list[tuple[list[int], int, int]]) -> tuple[list[list[float]], list[int]]:

@@ -30,8 +30,6 @@ from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES
 CLOSER_RISE = 0.2
 """So much larger a share of the units silent in the last batch than at the last recorded step has every step watched.
 Of healthy runs it is noise of small batches at worst, and costs watched steps, which the budget bounds."""
-RECORD_FRACTION = 0.45
-"""The share of silent units at which a verdict may be due: where dead units become a warning."""
 RECORD_RISE = 0.1
 """A verdict has been given of what was silent at the last recorded step; more must have followed for another."""
 
@@ -75,10 +73,13 @@ class _Enough(TypedDict):
 
 
 class Glance:
-    """Remembers of each site the silence that has been told, or has asked for something."""
+    """Remembers of each site the silence that has been told, or has asked for something.
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    `warning`: the share of silent units at which a verdict may be due, the least that any warning of them needs.
+    """
+
+    def __init__(self, window: int, warning: float) -> None:
+        self._window, self._warning = window, warning
         self._enough: _Enough = {"samples": max(window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
         self._most: dict[Key, Silence] = {}
         self._coming: dict[Key, _Coming] = {}
@@ -90,12 +91,15 @@ class Glance:
             seen, known = self._seen(key, site), memory.known.get(key)
             if seen is None or known is None:
                 continue
-            now = silence(memory.evidence_with(known, seen).ages_3C, self._window)
+            evidence = memory.evidence_with(known, seen)
+            if known.ledger is not None:
+                known.ledger.note(evidence)
+            now = silence(evidence.ages_3C, self._window)
             before = self._most.get(key)
             if before is not None:
                 closer |= now.last >= before.last + CLOSER_RISE
-                record |= any(_is_due(a, b) for a, b in zip(now[1:], before[1:], strict=True))
-            self._most[key] = now if before is None else _raise(before, now)
+                record |= any(self._is_due(a, b) for a, b in zip(now[1:], before[1:], strict=True))
+            self._most[key] = now if before is None else self._raise(before, now)
         return Sight(closer, record)
 
     def settle(self, memory: Memory) -> None:
@@ -104,6 +108,16 @@ class Glance:
         for key, known in memory.known.items():
             if known.evidence is not None:
                 self._most[key] = silence(known.evidence.ages_3C, self._window)
+
+    def _is_due(self, now: float, before: float) -> bool:
+        return now >= self._warning and now >= before + RECORD_RISE
+
+    def _raise(self, before: Silence, now: Silence) -> Silence:
+        """What has asked for something once does not ask again; a share that did not is not kept."""
+        return Silence(
+            now.last if now.last >= before.last + CLOSER_RISE else before.last,
+            *(a if self._is_due(a, b) else b for a, b in zip(now[1:], before[1:], strict=True)),
+        )
 
     def _seen(self, key: Key, site: Site) -> Openings | None:
         recent = site.recent
@@ -120,18 +134,6 @@ class Glance:
         if times[0].size:
             self._coming[key] = _Coming(recent.opens_C, recent.last_C, times)
         return coming.openings() if coming is not None else None
-
-
-def _is_due(now: float, before: float) -> bool:
-    return now >= RECORD_FRACTION and now >= before + RECORD_RISE
-
-
-def _raise(before: Silence, now: Silence) -> Silence:
-    """What has asked for something once does not ask again; a share that did not is not kept."""
-    return Silence(
-        now.last if now.last >= before.last + CLOSER_RISE else before.last,
-        *(a if _is_due(a, b) else b for a, b in zip(now[1:], before[1:], strict=True)),
-    )
 
 
 class _Coming:

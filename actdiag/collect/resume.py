@@ -103,7 +103,7 @@ def _site(raw: Mapping[str, Any], window: int) -> SavedSite:
     trend = Trend()
     if raw.get("evidence") is not None:
         evidence = UnitEvidence.restored(mapping(raw, "evidence"), window)
-        ledger = UnitLedger.restored(mapping(raw, "ledger"), evidence.units)
+        ledger = UnitLedger.restored(mapping(raw, "ledger"), evidence)
         trend = Trend.restored(mapping(raw, "trend"), evidence.units) if "trend" in raw else trend
     return SavedSite(
         key=raw["key"],

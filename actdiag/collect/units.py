@@ -35,6 +35,9 @@ _MISSED = 3.0
 MIN_OBSERVATIONS = 16
 """Batches of silence before any word about a unit: windows of 4 batches raise premature alarms in 3 of 10 runs,
 of 16 batches in none (measured on ten dying and four healthy runs)."""
+_FLICKER_SAMPLES, _FLICKER_OBSERVATIONS = 100, 6
+"""A silence that a unit comes back from in a flicker is a third of what makes a suspect, or longer: three such openings
+would have been missed then."""
 
 
 def count_open(units: Units, facts: ActivationFacts) -> Tensor:
@@ -148,6 +151,7 @@ class UnitVerdict:
     evidence_samples: int
     first_death_step: int | None
     half_window: int
+    flickering: int
     known: bool
 
     def count(self, letter: str) -> int | None:
@@ -156,23 +160,64 @@ class UnitVerdict:
 
 
 class UnitLedger:
-    """Host-side memory of one site: which units have died, when, and when they came back."""
+    """Host-side memory of one site: which units have died, when, when they came back, and which of them flicker."""
 
     def __init__(self, count: int) -> None:
         self._died_at_C = np.full(count, -1, dtype=np.int64)
         self._revived_at_C = np.full(count, -1, dtype=np.int64)
+        self._back_from_C, self._flickers = np.zeros(count), False
+        self._noted: UnitEvidence | None = None
 
     def state(self) -> dict[str, Any]:
-        """What is remembered, as tensors: -1 where a unit has not died or not come back."""
-        return {"died_at": torch.tensor(self._died_at_C), "revived_at": torch.tensor(self._revived_at_C)}
+        """What is remembered, as tensors: -1 where a unit has not died or not come back, 0 where it did not flicker."""
+        return {
+            "died_at": torch.tensor(self._died_at_C),
+            "revived_at": torch.tensor(self._revived_at_C),
+            "back_from": torch.tensor(self._back_from_C),
+        }
 
     @staticmethod
-    def restored(state: Mapping[str, Any], count: int) -> UnitLedger:
-        """The inverse of `state`. Raises ValueError for other values and another number of units."""
+    def restored(state: Mapping[str, Any], evidence: UnitEvidence) -> UnitLedger:
+        """The inverse of `state`, for the evidence that was saved with it.
+
+        Raises ValueError for other values and another number of units.
+        """
+        count = evidence.units
         ledger = UnitLedger(count)
         ledger._died_at_C = saved_tensor(state, "died_at", torch.int64, shape=(count,)).numpy()
         ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
+        if "back_from" in state:  # an older state does not have it
+            ledger._back_from_C = saved_tensor(state, "back_from", torch.float64, shape=(count,)).numpy()
+            ledger._flickers = bool(ledger._back_from_C.any())
+        ledger._noted = evidence
         return ledger
+
+    def note(self, evidence: UnitEvidence) -> None:
+        """Remember which units flicker: they came back from a silence, on less than 1 % of the samples since it began.
+
+        Asked at every look, recorded or not; the more often, the fewer flickers escape it. A unit that opens again
+        before it has been silent anew does not flicker any more.
+        """
+        if evidence.units != len(self._back_from_C):
+            return  # another layer, which a recorded step will make a ledger of its own for
+        before, self._noted = self._noted, evidence
+        new = 0 if before is None else evidence.samples - before.samples
+        if before is None or new <= 0:
+            return
+        opened = evidence.ages_3C[0] < new
+        back = opened & (before.ages_3C[1] >= _FLICKER_OBSERVATIONS) & (before.ages_3C[0] >= _FLICKER_SAMPLES)
+        if self._flickers:
+            self._back_from_C[opened] = 0
+        if back.any():
+            same_block = evidence.block[0] == before.block[0] + new
+            opens_C = evidence.open_C - before.open_C if same_block else evidence.open_C
+            seldom = back & (opens_C < RARE_RATE * (before.ages_3C[0] + new))
+            self._back_from_C[seldom] = before.ages_3C[0][seldom]
+            self._flickers |= bool(seldom.any())
+
+    def _flickering(self, evidence: UnitEvidence) -> int:
+        """Units whose last opening was a flicker, until they have missed three more at that rate, or are dead."""
+        return int((evidence.ages_3C[0] < (_MISSED * self._back_from_C).clip(max=evidence.window)).sum())
 
     def judge(self, evidence: UnitEvidence, step: int) -> UnitVerdict:
         """States from ages and from how many samples opened each unit in the last one or two windows.
@@ -182,6 +227,7 @@ class UnitLedger:
         the samples of the last one or two windows; revived: was dead, and has opened since less than a window
         ago; alive: everything else. Dead and suspect need 16 observed batches of silence.
         """
+        self.note(evidence)
         ages_3C, opened = evidence.ages_3C, evidence.open_C + evidence.open_before_C
         silent = ages_3C[1] >= MIN_OBSERVATIONS
         dead = silent & (ages_3C[0] >= evidence.window)
@@ -201,6 +247,7 @@ class UnitLedger:
             evidence_samples=min(evidence.samples, evidence.window),
             first_death_step=int(died.min()) if died.size else None,
             half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
+            flickering=self._flickering(evidence),
             known=known,
         )
 

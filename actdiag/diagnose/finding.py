@@ -33,8 +33,9 @@ class Verdict:
 class Finding:
     """One episode of one rule at one layer.
 
-    `step` is where the episode was first told, `resolved_step` where it was over (None: it is not). `message`
-    is one plain line, `evidence` the numbers behind it, `advice` what to try, the most promising first.
+    `step` is where the episode was first told, `severity_step` where its severity rose to what it is (None: it was told
+    so), `resolved_step` where it was over (None: it is not). `message` is one plain line, `evidence` the numbers behind
+    it, `advice` what to try, the most promising first.
     """
 
     rule: str
@@ -47,6 +48,7 @@ class Finding:
     advice: tuple[str, ...] = ()
     source: str = ""
     resolved_step: int | None = None
+    severity_step: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to logs."""
@@ -79,6 +81,10 @@ def verdict_of(told: Finding) -> Verdict:
     return Verdict(**{name: getattr(told, name) for name in Verdict.__dataclass_fields__})
 
 
-def finding_of(verdict: Verdict, step: int) -> Finding:
-    """A verdict that is told first at a step."""
-    return Finding(step=step, **{name: getattr(verdict, name) for name in Verdict.__dataclass_fields__})
+def finding_of(verdict: Verdict, step: int, *, severity_step: int | None = None) -> Finding:
+    """A verdict of an episode that was told first at a step, and of this severity maybe later."""
+    return Finding(
+        step=step,
+        severity_step=severity_step,
+        **{name: getattr(verdict, name) for name in Verdict.__dataclass_fields__},
+    )

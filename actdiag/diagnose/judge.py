@@ -168,7 +168,7 @@ class Ledger:
         held = self.findings[index]
         if SEVERITIES.index(verdict.severity) <= SEVERITIES.index(held.severity):
             return None
-        self.findings[index] = finding_of(verdict, held.step)
+        self.findings[index] = finding_of(verdict, held.step, severity_step=step)
         return Change("worse", self.findings[index])
 
     def _resolve(self, quiet: Iterable[Key], step: int) -> list[Change]:

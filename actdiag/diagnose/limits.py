@@ -162,5 +162,10 @@ class Limits:
     """Open by so little at the first step; a healthy network of sparse units begins with 0.05."""
     initial_elements: int = 300
 
+    @property
+    def dead_earliest(self) -> float:
+        """The least share of silent units with which any warning of a wide layer begins."""
+        return min(self.dead_warning, self.half_window_warning, self.silent_warning)
+
 
 SHARES = frozenset(spec.name for spec in fields(Limits) if spec.type == "Share")

@@ -143,6 +143,19 @@ SITE = (
         rules=("dead-units",),
     ),
     Entry(
+        names=("flickering_units",),
+        of="site",
+        formula="units that came back from a silence of 100 samples and 6 batches or more, on less than 1 % of the "
+        "samples since it began",
+        values="0 to units",
+        healthy="0; a few in layers of rare units",
+        none=_NO_EVIDENCE,
+        source="as many units are still to come back as came back once: Good 1953",
+        more="Until they open again sooner, or have been silent for three times as long. Where most units that open at "
+        "all flicker, the silence of the others is no proof yet.",
+        rules=("dead-units",),
+    ),
+    Entry(
         names=("rare_units", "revived_units", "evidence_samples", "first_death_step"),
         of="site",
         formula=(

@@ -70,7 +70,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "rule": lambda v: _is_text(v) and _SLUG.fullmatch(v) is not None,
     "severity": lambda v: v in SEVERITIES,
     "step": _is_int,
-    "resolved_step": lambda v: v is None or _is_int(v),
+    **dict.fromkeys(("resolved_step", "severity_step"), lambda v: v is None or _is_int(v)),
     "evidence": lambda v: isinstance(v, dict),
     "advice": lambda v: isinstance(v, list) and all(map(_is_text, v)),
     **dict.fromkeys(("layer", "message", "cause", "source"), _is_text),

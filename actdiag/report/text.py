@@ -83,7 +83,8 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _finding_lines(f: Finding) -> list[str]:
     if f.resolved_step is not None:
         return [f"resolved {f.rule} (step {f.step} to {f.resolved_step}): {f.message}"]
-    lines = [f"{f.severity.upper()} {f.rule} (step {f.step}): {f.message}"]
+    risen = "" if f.severity_step is None else f", {f.severity} since step {f.severity_step}"
+    lines = [f"{f.severity.upper()} {f.rule} (step {f.step}{risen}): {f.message}"]
     if f.cause:
         lines.append(f"  likely cause: {f.cause}")
     lines += [f"  {'try:  ' if i == 0 else 'then: '}{advice}" for i, advice in enumerate(f.advice)]

@@ -31,7 +31,8 @@ def findings_markdown(findings: Sequence[Finding], *, most: int | None = None) -
 
 
 def _finding(f: Finding) -> str:
-    lines = [f"**{escape(f.severity)}** · step {f.step} · `{_code(f.rule)}`", "", escape_line(f.message)]
+    risen = "" if f.severity_step is None else f", {escape(f.severity)} since step {f.severity_step}"
+    lines = [f"**{escape(f.severity)}** · step {f.step}{risen} · `{_code(f.rule)}`", "", escape_line(f.message)]
     if f.cause:
         lines += ["", f"*Likely cause:* {escape(f.cause)}."]
     if f.advice:

@@ -27,9 +27,10 @@ export function verdict(info) {
   return h("h2", { class: `verdict ${worstOpen}` }, mark(worstOpen), words);
 }
 
-/** When a finding held: "since step 120", "steps 120 to 300, resolved". */
-export function when({ step, resolved_step: over }) {
-  return over === null ? `since step ${whole(step)}` : `step ${whole(step)} to ${whole(over)}, resolved`;
+/** When a finding held: "since step 120", "since step 120, error since 300", "step 120 to 300, resolved". */
+export function when({ step, severity, severity_step: risen = null, resolved_step: over }) {
+  if (over !== null) return `step ${whole(step)} to ${whole(over)}, resolved`;
+  return `since step ${whole(step)}${risen === null ? "" : `, ${severity} since ${whole(risen)}`}`;
 }
 
 /** Findings as buttons; `open(finding)` is called with the one chosen. */
