@@ -149,6 +149,18 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(mak
 
 
 @both
+@pytest.mark.parametrize("at", [0, 7, 31, 32, 63, 64, 98, 99])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_sample_is_open_wherever_in_it_the_unit_is(make: Any, at: int, dim: int) -> None:
+    x = torch.zeros(3, 2, 100)
+    x[1, 0, at] = 1.0
+    units = Units(x if dim == 1 else x.movedim(1, 2).contiguous(), dim)
+    for asked in (Asked(open=True), EVERYTHING):
+        found = make().reduce(units, FACTS["RELU"], asked)
+        assert found.open_C is not None and found.open_C.tolist() == [1.0, 0.0]
+
+
+@both
 @pytest.mark.parametrize("at", [0, 5, 63, 64, 100, 199])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_gates_of_a_square_and_gradients_leave_out_what_is_not_finite(make: Any, at: int, value: float) -> None:
