@@ -36,6 +36,10 @@ def seconds(value: Any) -> str | None:
     return None if ok else "a number of seconds above 0 and up to 3600 such as 20.0"
 
 
+def findings(value: Any) -> str | None:
+    return None if globs(value) is None else "a list of rules, at layers or everywhere, such as ['off-center:head.*']"
+
+
 def globs(value: Any) -> str | None:
     ok = not isinstance(value, str) and isinstance(value, Sequence) and all(isinstance(v, str) for v in value)
     return None if ok else "a list of name patterns such as ['features.*']"

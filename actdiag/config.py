@@ -64,7 +64,7 @@ class Options:
     max_overhead: float | None = _option(
         0.02,
         "share of the training time that observing may take, beyond the first second of cost; intervals grow to "
-        "keep it; None: no budget",
+        "keep it, and at most every other step is observed until bare ones are timed; None: no budget",
         checks.overhead,
     )
     window_samples: int = _option(
@@ -113,7 +113,7 @@ class Options:
         {}, "facts about your own activation classes and functions", checks.mapping
     )
     grad_scaler: Any = _option(None, "the GradScaler of the loop; found by itself inside scaler.step()", checks.scaler)
-    ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", checks.globs)
+    ignore: Sequence[str] = _option((), "findings to drop: 'rule' or 'rule:layer pattern'", checks.findings)
     limits: Mapping[str, float] = _option(
         {},
         "thresholds of the rules, by their names in actdiag.diagnose.limits: {'dead_warning': 0.6}",

@@ -151,4 +151,4 @@ def attach(
     checked, optimizers = build_options(options), given_optimizers(optimizer)
     if not optimizers:
         raise ConfigError("optimizer must be the one that the engine steps, or a list of them; got none")
-    return Attached(engine, observe(model, optimizers, checked, Targets(log_dir, list(writers)), told=True))
+    return Attached(engine, observe(model, optimizers, checked, Targets.of(log_dir, writers), told=True))

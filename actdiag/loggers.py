@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +68,17 @@ def summary_writer_of(thing: Any) -> Any:
 class Targets(NamedTuple):
     """Where the caller wants what is recorded: a run directory, and writers or loggers of his own."""
 
-    log_dir: str | Path | None
+    log_dir: str | PathLike[str] | None
     given: Sequence[Any]
+
+    @staticmethod
+    def of(log_dir: Any, given: Any) -> Targets:
+        """From what a caller gave. Raises ConfigError for what is no path, and no list."""
+        if not (log_dir is None or isinstance(log_dir, (str, PathLike))):
+            raise ConfigError(f"log_dir must be a path such as 'runs/one', or None; got {log_dir!r}")
+        if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+            raise ConfigError(f"writers must be a list such as [run.log]; got {type(given).__name__}")
+        return Targets(log_dir, list(given))
 
     def check(self, options: Options) -> None:
         """Raise ConfigError for what is no writer, before anything is opened."""
@@ -91,7 +101,7 @@ def _check(thing: Any, options: Options) -> None:
         raise ConfigError(f"loggers must be 'summary', 'full' or 'model' where writers= holds {name}; got 'off'")
 
 
-def given_writers(log_dir: str | Path | None, given: Iterable[Any], options: Options) -> list[Writer]:
+def given_writers(log_dir: str | PathLike[str] | None, given: Iterable[Any], options: Options) -> list[Writer]:
     """The writers of a plain loop: those it gives, and one of our own for `log_dir`. Raises ConfigError."""
     found: list[Writer] = []
     for thing in given:
@@ -105,7 +115,7 @@ def given_writers(log_dir: str | Path | None, given: Iterable[Any], options: Opt
             logger.warning("actdiag: %s", error)
     if log_dir is not None:
         try:
-            found.append(TensorBoardWriter(log_dir, detail=options.detail, prefix=options.prefix))
+            found.append(TensorBoardWriter(fspath(log_dir), detail=options.detail, prefix=options.prefix))
         except OSError as error:
             raise ConfigError(
                 f"log_dir must be a directory that can be written, got {str(log_dir)!r}: {error}"

@@ -58,7 +58,7 @@ class Monitor:
         **options: Any,
     ) -> None:
         checked = build_options(options)
-        self._observed = observe(model, given_optimizers(optimizer), checked, Targets(log_dir, list(writers)))
+        self._observed = observe(model, given_optimizers(optimizer), checked, Targets.of(log_dir, writers))
         self._session, self._driver = self._observed.session, self._observed.driver
         self._session.guarded(self._driver.begin)
 

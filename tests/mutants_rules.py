@@ -9,9 +9,17 @@ _WIRING, _UPDATES = "diagnose/rules/wiring.py", "diagnose/rules/updates.py"
 _SCALE, _COLLAPSE = "diagnose/rules/scale.py", "diagnose/rules/collapse.py"
 _UNDERFLOW, _TESTS = "diagnose/rules/underflow.py", "test_rules_flow"
 
-_UNITS = "diagnose/rules/units.py"
+_UNITS, _VANISHING = "diagnose/rules/units.py", "diagnose/rules/vanishing.py"
 
 RULES = [
+    ("closed gates are no cause", _VANISHING, "share < 1 - limits.initial_gate", "True", "test_rules"),
+    (
+        "an unknown gate is closed",
+        _VANISHING,
+        "0.0 if site.gate_mean is None or",
+        "1.0 if site.gate_mean is None or",
+        "test_rules",
+    ),
     ("half a window tells nothing", _UNITS, "half >= limits.half_window_warning", "False", "test_rules"),
     ("no unit may be rare", _UNITS, "return 1 + (back", "return (back", "test_rules"),
     ("no silent unit is doubtful", _UNITS, "max(n - evidence.doubtful, 0)", "max(n - 1, 0)", "test_rules test_glance"),

@@ -132,6 +132,20 @@ def test_what_cannot_take_metrics_is_refused_before_anything_is_opened(thing: An
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"writers": print}, r"writers must be a list such as \[run.log\]; got builtin_function_or_method"),
+        ({"writers": "runs"}, r"writers must be a list such as \[run.log\]; got str"),
+        ({"writers": {}}, r"writers must be a list such as \[run.log\]; got dict"),
+        ({"log_dir": 5}, "log_dir must be a path such as 'runs/one', or None; got 5"),
+    ],
+)
+def test_what_is_no_list_and_no_path_is_refused(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        actdiag.Monitor(nn.Linear(2, 2), **given)
+
+
 def test_a_store_given_by_hand_and_loggers_off_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match="loggers must be 'summary', 'full' or 'model' where writers= holds Store"):
         train(Store(), loggers="off")

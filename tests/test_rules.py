@@ -489,6 +489,8 @@ def test_an_output_that_never_passed_a_gradient_is_named() -> None:
     assert judge("vanishing-gradient", snapshot(grow(1.0, 1.0)), blocked, blocked) == [], "it has converged"
 
 
+CLOSED = {"act3": site(gate_mean=0.0, zero_fraction=1.0, grad_rms=1e-3)}
+"""Of its units nothing is known yet."""
 DEAD = {"act5": units(40, suspect_units=20, grad_rms=1e-3)}
 PARAMETERS = {
     "act3.bias": ParameterStats(state="trained", weight_norm=0.0),
@@ -503,6 +505,13 @@ PARAMETERS = {
         (snapshot({**grow(0.0, 1e-3), **DEAD}), "94% of the units of act5", "cure the dead units first"),
         (snapshot({"in": RAW_INPUT, **grow(0.0, 1e-3), **DEAD}), "94% of the units", "cure the dead units first"),
         (snapshot(grow(1e-8, 1e-3, kind="Tanh", saturated_fraction=0.9)), "90% of act0", "cure the saturation first"),
+        (snapshot({**grow(0.0, 1e-3), **CLOSED}), "the gates of act3 were closed for 100%", "lower the learning rate"),
+        (
+            snapshot({"in": RAW_INPUT, **grow(0.0, 1e-3), **CLOSED}),
+            "the gates of act3 were closed",
+            "lower the learning rate",
+        ),
+        (snapshot({**grow(0.0, 1e-3), **DEAD, **CLOSED}), "94% of the units of act5", "cure the dead units first"),
         (snapshot(grow(0.0, 1e-6)), "fp16", "use a loss scaler"),
         (snapshot(grow(0.0, 1e-3)), "between act4 and act3", "look at what the forward does"),
         (snapshot(grow(0.0, 1e-3), parameters=PARAMETERS), "act3.weight are exactly 0", "initialize weights"),

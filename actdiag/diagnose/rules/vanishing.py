@@ -15,7 +15,7 @@ _SLOPES = {"Sigmoid": "1/4", "Hardsigmoid": "1/6"}
 
 def why_vanishing(now: Snapshot, limits: Limits, ratio: float) -> Why:
     """The likeliest cause, the most certain evidence first."""
-    for look in (_zero_weights, _silent_units, _flat_ends, _gentle_slopes):
+    for look in (_zero_weights, _silent_units, _closed_gates, _flat_ends, _gentle_slopes):
         if (found := look(now, limits)) is not None:
             return found
     return _cut_off(now, limits) if ratio == 0 else _SMALL_WEIGHTS
@@ -76,6 +76,26 @@ def _silent_units(now: Snapshot, limits: Limits) -> Why | None:
             "restart from a checkpoint before they died",
         ),
     )
+
+
+def _closed_gates(now: Snapshot, limits: Limits) -> Why | None:
+    """Before there is evidence about units: what one step has seen of their gates."""
+    name, share = _worst(now, _closed_share)
+    if share < 1 - limits.initial_gate:
+        return None
+    return (
+        f"the gates of {name} were closed for {percent(share)} of what this step has seen: its units die, or are dead",
+        (
+            "lower the learning rate or warm it up",
+            *(() if bad_input(now, limits) is None else ("standardize the inputs",)),
+            "restart from a checkpoint before this step",
+        ),
+    )
+
+
+def _closed_share(site: SiteStats) -> float:
+    """Of what has one flat end only; 0 where it is unknown."""
+    return 0.0 if site.gate_mean is None or site.saturated_fraction is not None else 1 - site.gate_mean
 
 
 def _flat_ends(now: Snapshot, limits: Limits) -> Why | None:
