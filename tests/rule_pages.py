@@ -109,7 +109,8 @@ def limits_page() -> str:
     head = ["# Limits", "", _joined((inspect.getdoc(limits) or "").partition("\n\n")[2]), ""]
     how = (
         'Another value for all of a training: `Monitor(model, optimizer, limits={"dead_warning": 0.6})`. A rule may '
-        "have several that have to be moved together: of dead units `half_window_warning` and `silent_warning` warn earlier."
+        "have several that have to be moved together: of dead units `half_window_warning` and `silent_warning` "
+        "warn earlier."
     )
     table = ["| limit, default | on what it rests |", "|---|---|", *(f"| {', '.join(n)} | {why} |" for n, why in rows)]
     return "\n".join([*head, how, "", *table, ""])
