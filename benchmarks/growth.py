@@ -101,11 +101,13 @@ def long_run(steps: int, options: dict[str, Any]) -> list[dict[str, float]]:
     model, optimizer, step = network(8, 64, 64)
     marks = []
     with tempfile.TemporaryDirectory() as folder:
-        with Monitor(model, optimizer, writers=[TensorBoardWriter(folder)], **options) as monitor:
+        writer = TensorBoardWriter(folder)
+        with Monitor(model, optimizer, writers=[writer], **options) as monitor:
             for count in range(1, steps + 1):
                 step()
                 if count % (steps // MARKS) == 0:
                     assert monitor.latest is not None  # a step that waits for its end is settled
+                    writer.flush()
                     size = sum(path.stat().st_size for path in Path(folder).iterdir())
                     marks.append({"steps": count, "resident_mb": resident_mb(), "file_mb": size / 2**20})
         start = time.perf_counter()

@@ -109,7 +109,7 @@ COST = {
             "return crc",
         ),
     ],
-    ("collect/histogram.py", "test_numbers test_tally"): [
+    ("collect/histogram.py", "test_histogram"): [
         (
             "the largest octave is lost",
             "last_N = _EXPONENTS - 2 -",

@@ -38,7 +38,7 @@ KERNEL = {
         ("every element has an octave", "every = g[EVERY];", "every = 1;"),
         ("octaves follow the memory", "octave(row_of(x, g, i / g[INNER]) + i % g[INNER])", "octave(x + i)"),
         ("half of a gradient is squared", "total((sum[0] + sum[1]) + (sum[2] + sum[3]))", "total(sum[0] + (sum[2] + sum[3]))"),
-        ("the filling of a rest is zero", "*zeros += x[i] == 0;\n        *zeros", ";\n        *zeros"),
+        ("the filling of a rest is zero", "*zeros += x[i] == 0;\n        *zeros", "*zeros += 0;\n        *zeros"),
         ("a sampled weight is read densely", "after[t][i * strides[t]]", "after[t][i]"),
     ],
     ("collect/plan.py", "test_fused"): [

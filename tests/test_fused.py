@@ -106,6 +106,7 @@ ODD: dict[str, Callable[[Tensor], Any]] = {
     "one of the first is far from the others": lambda x: put(x, third=-1e7),
     "squares are beyond a float": lambda x: scale(x, 1e25),
     "squares are below a float": lambda x: scale(x, 1e-26),
+    "a float holds the squares badly": lambda x: scale(x, 1e-20),
     "squares are below a float in the middle": lambda x: scale(x, 1e-26, len(x) // 2),
     "nearly all are zero": lambda x: x.mul_(torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) > 0.97),
     "a constant": lambda x: put(x, all=12345.678),

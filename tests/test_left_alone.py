@@ -168,6 +168,14 @@ def test_an_optimizer_that_was_replaced_in_the_middle_is_told_of(caplog: pytest.
     assert "no longer steps" in told.message and "since step 29" in told.message
 
 
+def test_every_run_of_steps_left_alone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(Budget, "pass_over", lambda self: timed.append(1))
+    monitor = trained(101)
+    assert len(timed) == 5, "one in each interval of 20 steps"
+    monitor.close()
+
+
 def test_the_time_of_steps_left_alone_counts_and_is_nobodys_cost() -> None:
     now = [0.0]
     budget = Budget(None, lambda: now[0])

@@ -108,6 +108,10 @@ class TensorBoardWriter:
         if any(change.kind != "resolved" for change in changes):
             self._flush()
 
+    def flush(self) -> None:
+        """Give what waits to the operating system; else that is done about once a second, and with a new finding."""
+        self._flush()
+
     def close(self) -> None:
         """Flush; close the file if it was opened here."""
         self.closed = True
