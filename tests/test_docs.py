@@ -15,6 +15,8 @@ import pytest
 import actdiag
 from actdiag.config import Options
 from actdiag.diagnose.judge import RULES
+from actdiag.write.stock import model_scalars
+from actdiag.write.tags import STEP_STATS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -41,6 +43,13 @@ def test_links_between_pages_lead_somewhere() -> None:
     targets = [(page, target) for page in DOCS.rglob("*.md") for target in TARGET.findall(page.read_text("utf-8"))]
     missing = [f"{page.name}: {target}" for page, target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_every_curve_of_the_whole_model_is_explained() -> None:
+    text = (DOCS / "reading-charts.md").read_text(encoding="utf-8")
+    made = re.findall(r'^        "(\w+)":', inspect.getsource(model_scalars), re.MULTILINE)
+    assert len(made) == 9
+    assert [name for name in (*made, *STEP_STATS) if f"`{name}`" not in text] == []
 
 
 def test_every_chart_is_shown_healthy_beside_sick_and_every_picture_is_small() -> None:
