@@ -268,10 +268,10 @@ def test_the_evidence_of_ranks_is_that_of_one_process(seed: int, every: int) -> 
 
 
 def test_a_site_without_units_leaves_the_others_as_they_are() -> None:
-    rows = [SiteRow(key, 0, "Linear", "layer", units, 0, "") for key, units in (("a", 2), ("b", 0), ("c", 3))]
+    rows = [SiteRow(key, 0, "Linear", "layer", units, 0, "") for key, units in (("b", 0), ("a", 2), ("c", 3))]
     tally = Tally.empty(Layout(tuple(rows)))
     tally.n_C[:], tally.mean_C[:], tally.m2_C[:] = 4.0, [1.0, 3.0, 10.0, 10.0, 40.0], [4.0, 4.0, 0.0, 0.0, 0.0]
-    a, b, c = finish_sites(tally, [Known(key) for key in "abc"], 0)
+    b, a, c = finish_sites(tally, [Known(key) for key in "bac"], 0)
     assert a is not None and b is not None and c is not None
     assert (a.mean, a.std) == (2.0, pytest.approx(math.sqrt(2))) and a.units == 2
     assert (b.mean, b.std, b.units) == (None, None, 0)
