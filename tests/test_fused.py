@@ -150,6 +150,15 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(mak
 
 
 @both
+@pytest.mark.parametrize("shape", [(40, 8, 300), (41, 8, 300), (3, 200, 400)])
+def test_every_sample_of_a_large_tensor_counts(make: Any, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + torch.arange(shape[0])[:, None, None]
+    units = Units(x, 1)
+    found, expected = (r.reduce(units, None, Asked(moments=True, octaves=True)) for r in (make(), Eager()))
+    same(found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
+
+
+@both
 @pytest.mark.parametrize("at", [0, 7, 31, 32, 63, 64, 98, 99])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_a_sample_is_open_wherever_in_it_the_unit_is(make: Any, at: int, dim: int) -> None:
