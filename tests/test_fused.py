@@ -159,6 +159,21 @@ def test_every_sample_of_a_large_tensor_counts(make: Any, shape: tuple[int, ...]
 
 
 @both
+@pytest.mark.parametrize("name", sorted(FACTS))
+@pytest.mark.parametrize("shape,dim", [((70, 30), 1), ((6, 5, 300), 1), ((40, 6, 3, 3), 1)])
+def test_what_is_observed_stays_as_it_is_to_the_bit(make: Any, name: str, shape: tuple[int, ...], dim: int) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x.view(-1)[7] = NAN
+    for seen in (x, x.nan_to_num(0.5)):
+        before, facts = seen.clone(), FACTS[name]
+        asked = Asked(moments=True, octaves=True) if facts is None else EVERYTHING
+        make().reduce(arrange(seen, dim), facts, asked)
+        make().gradient(seen, octaves=True)
+        make().norms([seen])
+        assert torch.equal(seen.view(torch.int32), before.view(torch.int32))
+
+
+@both
 @pytest.mark.parametrize("at", [0, 7, 31, 32, 63, 64, 98, 99])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_a_sample_is_open_wherever_in_it_the_unit_is(make: Any, at: int, dim: int) -> None:
