@@ -39,12 +39,15 @@ KERNEL = {
         ("octaves follow the memory", "octave(row_of(x, g, i / g[INNER]) + i % g[INNER])", "octave(x + i)"),
         ("half of a gradient is squared", "total((sum[0] + sum[1]) + (sum[2] + sum[3]))", "total(sum[0] + (sum[2] + sum[3]))"),
         ("the filling of a rest is zero", "*zeros += x[i] == 0;\n        *zeros", "*zeros += 0;\n        *zeros"),
+        ("a copy ends with its first block", "memcpy(copies[t] + from, tensors[t] + from", "if (!from) memcpy(copies[t] + from, tensors[t] + from"),
+        ("weights are squared in their first block", "sum += square_up(copies[t] + from, some, &none);", "sum = square_up(copies[t] + from, some, &none);"),
         ("a sampled weight is read densely", "after[t][i * strides[t]]", "after[t][i]"),
     ],
     ("collect/plan.py", "test_fused"): [
         ("a bound is not rounded to the tensor's type", ".to(dtype).double().numpy())", ")"),
     ],
     ("collect/fused.py", "test_fused"): [
+        ("other weights are copied as if they were floats", "if not flat or not _all_dense(flat):", "if not flat:"),
         ("a gate that the kernel does not know is none", "facts.form is None:", "False:"),
         ("a strided tensor is read as it lies", "x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()", "x"),
     ],

@@ -140,8 +140,8 @@ RANKS = [
     (
         "a backward that raised hides the later ones",
         "collect/parameters.py",
-        "if task not in self._asked:",
-        "if not self._asked:",
+        "if task in self._asked:",
+        "if self._asked:",
         "test_ranks_faults",
     ),
     (

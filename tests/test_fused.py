@@ -226,11 +226,25 @@ def test_sums_of_squares_agree_and_pass_on_what_is_not_finite(make: Any, dtypes:
     tensors += [torch.zeros(9), torch.tensor([0.0, -0.0, 1.0])]
     tensors += [torch.full((2,), 1e-25), torch.tensor([1.0, NAN]), torch.tensor([INF])]
     found, expected = (r.squares(tensors) for r in (make(), Eager()))
-    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=0, equal_nan=True)
+    pairs = [torch.stack([number.value for number in numbers]) for numbers in (found, expected)]
+    torch.testing.assert_close(*pairs, rtol=1e-6, atol=0, equal_nan=True)
     assert make().squares([]) == [] and make().norms([]) == [] and make().updates([]) == []
     for (norm, zeros), x in zip(make().norms(tensors), tensors, strict=True):
-        torch.testing.assert_close(norm, Eager().squares([x])[0], rtol=1e-9, atol=0, equal_nan=True)
-        assert float(zeros) == int((x == 0).sum())
+        torch.testing.assert_close(norm.value, Eager().squares([x])[0].value, rtol=1e-9, atol=0, equal_nan=True)
+        assert float(zeros.value) == int((x == 0).sum())
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_kept_is_a_copy_with_its_sum_of_squares(make: Any, dtype: torch.dtype) -> None:
+    weights = [torch.randn(n).to(dtype) for n in (1, 0, 4095, 4097, 9000)] + [torch.tensor([1.0, NAN]).to(dtype)]
+    kept = make().keep(weights)
+    for weight, (copy, norm) in zip(weights, kept, strict=True):
+        assert copy.dtype == dtype
+        torch.testing.assert_close(copy, weight, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(norm.value, weight.double().square().sum(), rtol=1e-6, atol=0, equal_nan=True)
+    weights[2].add_(1.0)
+    assert torch.equal(kept[2][0] + 1.0, weights[2]) and make().keep([]) == []
 
 
 @both
@@ -243,7 +257,8 @@ def test_updates_agree_also_of_a_sampled_parameter(make: Any, dtype: torch.dtype
     after = [*weights, weights[3][::7], torch.zeros(3, dtype=dtype)]
     found, expected = (r.updates(list(zip(after, before, strict=True))) for r in (make(), Eager()))
     for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(torch.stack(one), torch.stack(two), rtol=1e-9, atol=0)
+        pairs = [torch.stack([number.value for number in numbers]) for numbers in (one, two)]
+        torch.testing.assert_close(*pairs, rtol=1e-9, atol=0)
 
 
 NUMBERS = ("mean", "std", "rms", "mean_energy", "gate_mean", "saturated_fraction", "grad_rms", "grad_zero_fraction")

@@ -6,6 +6,7 @@ Legend: C units.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
 from actdiag.collect.lean import Lean
+from actdiag.collect.number import Number, rows_of
 from actdiag.collect.plan import TABLE, plan_of, table_of
 from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction, fits
 from actdiag.collect.triton_reducer import Triton, wanted
@@ -83,21 +85,31 @@ class Fused:
         counts = self._octaves(x, _geometry((1, 1, x.numel()), (x.numel(), x.numel(), 1), 2)) if octaves else None
         return out, counts
 
-    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
+    def squares(self, tensors: list[Tensor]) -> list[Number]:
         """See Reducer."""
-        return [norm for norm, _ in self._norms(tensors)] if _all_dense(tensors) else self._eager.squares(tensors)
+        return self._norms(tensors)[0] if _all_dense(tensors) else self._eager.squares(tensors)
 
-    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Number, Number]]:
         """See Reducer."""
-        return self._norms(tensors) if _all_dense(tensors) else self._eager.norms(tensors)
+        return list(zip(*self._norms(tensors), strict=True)) if _all_dense(tensors) else self._eager.norms(tensors)
 
-    def _norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def _norms(self, tensors: list[Tensor]) -> list[list[Number]]:
         n = len(tensors)
         out = torch.empty(2, n, dtype=torch.float64)
         self._library.actdiag_squares(_pointers(tensors), _wholes([x.numel() for x in tensors]), n, *_rows_of(out))
-        return list(zip(*(row.unbind() for row in out), strict=True))
+        return rows_of(out)
 
-    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
+        """See Reducer. The copies share one allocation."""
+        if not flat or not _all_dense(flat):
+            return self._eager.keep(flat)
+        sizes, out = [x.numel() for x in flat], torch.empty(1, len(flat), dtype=torch.float64)
+        copies = torch.split(torch.empty(sum(sizes)), sizes)
+        to = (_pointers(flat), _pointers(copies), _wholes(sizes), len(flat), out.data_ptr())
+        self._library.actdiag_keep(*to)
+        return list(zip(copies, rows_of(out)[0], strict=True))
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         after, before = [a for a, _ in pairs], [b for _, b in pairs]
         if not _all_dense(before) or not all(a.dtype == torch.float32 and fits(a) for a in after):
@@ -105,14 +117,14 @@ class Fused:
         n, out = len(pairs), torch.empty(2, len(pairs), dtype=torch.float64)
         strides, sizes = _wholes([a.stride(0) for a in after]), _wholes([a.numel() for a in after])
         self._library.actdiag_updates(_pointers(after), strides, _pointers(before), sizes, n, *_rows_of(out))
-        return list(zip(*(row.unbind() for row in out), strict=True))
+        return list(zip(*rows_of(out), strict=True))
 
 
 def _all_dense(tensors: list[Tensor]) -> bool:
     return all(x.dtype == torch.float32 and _is_dense(x) and fits(x) for x in tensors)
 
 
-def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 

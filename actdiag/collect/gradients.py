@@ -55,43 +55,38 @@ def sample(x: Tensor) -> Tensor:
 
 
 class Accumulated:
-    """Post-accumulate hook of one parameter: the norm of its gradient so far. Copies are inert."""
+    """Post-accumulate hook of one parameter: has its gradient read when the backward is over. Copies are inert."""
 
     def __init__(
         self,
         record: ParameterRecord | None,
         fail: Callable[[str, Exception], None] | None,
-        ask: Callable[[], None] | None = None,
-        *,
-        squares: Callable[[list[Tensor]], list[Tensor]] = squares,
+        ask: Callable[[torch.nn.Parameter, ParameterRecord], None] | None,
     ) -> None:
-        self._record, self._fail, self._ask, self._squares = record, fail, ask, squares
+        self._record, self._fail, self._ask = record, fail, ask
 
-    def __call__(self, parameter: Tensor) -> None:
+    def __call__(self, parameter: torch.nn.Parameter) -> None:
         # What another loss adds after the optimizer has stepped (a GAN's generator, to the discriminator) is not
         # of this update.
-        if self._record is None or parameter.grad is None:
+        record = self._record
+        if record is None or parameter.grad is None:
             return
-        if self._record.taken:
-            self._record.mixed = True
+        if record.taken:
+            record.mixed = True
             return
-        self._record.fresh = True
+        record.fresh = True
         try:
             if self._ask is not None:
-                self._ask()
-                return
-            with torch.no_grad():
-                (self._record.accumulated,) = self._squares([dense(parameter.grad)])
-                self._record.scaled = True
+                self._ask(parameter, record)
         except Exception as error:
             if self._fail is not None:
-                self._fail(self._record.name, error)
+                self._fail(record.name, error)
 
     def __deepcopy__(self, memo: object) -> Accumulated:
-        return Accumulated(None, None)
+        return Accumulated(None, None, None)
 
-    def __reduce__(self) -> tuple[type[Accumulated], tuple[None, None]]:
-        return Accumulated, (None, None)
+    def __reduce__(self) -> tuple[type[Accumulated], tuple[None, None, None]]:
+        return Accumulated, (None, None, None)
 
 
 def queue_callback(work: Callable[[], None]) -> None:

@@ -632,6 +632,21 @@ void actdiag_squares(const float *const *tensors, const int64_t *sizes, int64_t 
     }
 }
 
+/* Copies of `count` contiguous tensors, and their squares, made of each part while it is in the cache. */
+void actdiag_keep(const float *const *tensors, float *const *copies, const int64_t *sizes, int64_t count,
+                  double *squares) {
+    for (int64_t t = 0; t < count; t++) {
+        double sum = 0;
+        for (int64_t from = 0; from < sizes[t]; from += 1 << 12) {
+            const int64_t some = sizes[t] - from < 1 << 12 ? sizes[t] - from : 1 << 12;
+            int64_t none = 0;
+            memcpy(copies[t] + from, tensors[t] + from, (size_t)some * sizeof(float));
+            sum += square_up(copies[t] + from, some, &none);
+        }
+        squares[t] = sum;
+    }
+}
+
 /* Squares of what `count` flat tensors have moved by, and of where they were. Those after lie at a stride. */
 void actdiag_updates(const float *const *after, const int64_t *strides, const float *const *before, const int64_t *sizes,
                      int64_t count, double *moves, double *bases) {

@@ -30,6 +30,7 @@ _ARGUMENTS = {
     "actdiag_octaves": (_POINTER, _POINTER, _POINTER),
     "actdiag_gradient": (_POINTER, _LONG, _POINTER),
     "actdiag_squares": (_POINTER, _POINTER, _LONG, _POINTER, _POINTER),
+    "actdiag_keep": (*[_POINTER] * 3, _LONG, _POINTER),
     "actdiag_updates": (*[_POINTER] * 4, _LONG, _POINTER, _POINTER),
 }
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import Units
+from actdiag.collect.number import Number, each
 from actdiag.collect.plan import TABLE, Plan, plan_of, table_of
 from actdiag.collect.reducing import Asked, Eager, Reduction, fits, quiet
 
@@ -103,18 +104,22 @@ class Lean:
                 total_4 += _square_up(block, wide[: block.size])
             return torch.from_numpy(total_4), count_octaves(g) if octaves else None
 
-    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
+    def squares(self, tensors: list[Tensor]) -> list[Number]:
         """See Reducer."""
         return self._eager.squares(tensors)
 
-    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         if not all(x.dtype == torch.float32 and fits(x) for x in tensors):
             return self._eager.norms(tensors)
         zeros = [torch.tensor(x.numel() - np.count_nonzero(x.numpy()), dtype=torch.float64) for x in tensors]
-        return list(zip(self.squares(tensors), zeros, strict=True))
+        return list(zip(self.squares(tensors), each(zeros), strict=True))
 
-    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
+        """See Reducer."""
+        return self._eager.keep(flat)
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         return self._eager.updates(pairs)
 

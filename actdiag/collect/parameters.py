@@ -1,8 +1,8 @@
 """Weights, gradients and the update really applied, per parameter, around one optimizer step.
 
-Order of a recorded step: `watch` (before the forward) -> gradients accumulate, each norm taken as it does, before
-any clipping -> `before_update` (weights, gradients after clipping) -> `after_update` (weights again). Everything
-stays on the device; nothing here synchronizes or is collective. Sparse gradients are coalesced.
+Order of a recorded step: `watch` (before the forward) -> gradients accumulate, and all norms are taken at the end of
+the backward, before any clipping -> `before_update` (weights, gradients after clipping) -> `after_update` (weights
+again). Everything stays on the device; nothing here synchronizes or is collective. Sparse gradients are coalesced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from actdiag.collect.gradients import Accumulated, dense, has_norm, queue_callback, sample
+from actdiag.collect.gradients import UPDATE_SAMPLE, Accumulated, dense, has_norm, queue_callback, sample
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.reducing import Eager, Reducer
 from actdiag.collect.sites import clean_names
@@ -39,6 +39,7 @@ class ParameterWatch:
         self._fail = fail
         self._several = several
         self._asked: set[int] = set()
+        self._pending: list[tuple[nn.Parameter, ParameterRecord]] = []
         self._handles: list[RemovableHandle] = []
         self._own: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
         self._always_updates = False
@@ -65,7 +66,7 @@ class ParameterWatch:
     def _watch_one(self, record: ParameterRecord, parameter: nn.Parameter) -> None:
         self._own.append((weakref.ref(parameter), record))
         if parameter.requires_grad and parameter.is_leaf:
-            hook = Accumulated(record, self._fail, self._ask if self._several else None, squares=self._reducer.squares)
+            hook = Accumulated(record, self._fail, self._wait_for)
             self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
@@ -76,29 +77,45 @@ class ParameterWatch:
         if self._several and self._own:
             self._ask()
 
+    def _wait_for(self, parameter: nn.Parameter, record: ParameterRecord) -> None:
+        """A gradient has been accumulated. Read one by one they would cost as many calls as there are parameters."""
+        if not self._several:
+            self._pending.append((parameter, record))
+        self._ask()
+
     def _ask(self) -> None:
         """Read the gradients when the backward is over: before that, ranks have not yet averaged them.
 
         What averages them is itself called at the end of the backward, in the order of asking: so ask once more then.
         """
         task = torch._C._current_graph_task_id()  # a backward that raised has never come to what it was asked for
-        if task not in self._asked:
-            self._asked.add(task)
+        if task in self._asked:
+            return
+        self._asked.add(task)
+        if self._several:
             queue_callback(lambda: queue_callback(lambda: self._read_accumulated(task)))
+        else:
+            queue_callback(lambda: self._read_accumulated(task))
 
     def _read_accumulated(self, task: int) -> None:
         self._asked.discard(task)
+        pending, self._pending = self._pending, []
         try:
             with torch.no_grad():
-                self._note_accumulated()
+                self._note_accumulated(self._all_accumulated() if self._several else pending)
         except Exception as error:
             self._fail("gradients", error)
 
-    def _note_accumulated(self) -> None:
-        for p, record in self._alive():
+    def _all_accumulated(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
+        """DDP gives a gradient to a parameter that only other ranks have used, and no hook fires for it here."""
+        alive = self._alive()
+        for p, record in alive:
             record.fresh = record.fresh or (record.flat and p.grad is not None)
-        # Of all: DDP gives a gradient to a parameter that only other ranks have used, and no hook fires for it here.
-        seen = [(as_parameter(p.grad, p), r) for p, r in self._alive() if p.grad is not None and not r.taken]
+        return alive
+
+    def _note_accumulated(self, of: list[tuple[nn.Parameter, ParameterRecord]]) -> None:
+        # An optimizer that steps in the backward may have taken, and cleared, what had been accumulated.
+        seen = [(as_parameter(p.grad, p), r) for p, r in of if p.grad is not None and not r.taken]
         found = [dense(grad) for grad, _ in seen]
         for (grad, record), values, norm in zip(seen, found, self._reducer.squares(found), strict=True):
             record.scaled = True
@@ -127,23 +144,29 @@ class ParameterWatch:
             if mine and not record.taken:
                 record.taken, record.scale = True, scale
         waiting = [(p, record) for p, record in waiting if has_norm(p)]
-        weights = self._reducer.squares([local(p.detach()) for p, _ in waiting])
-        for (p, record), weight in zip(waiting, weights, strict=True):
-            record.sums.setdefault("weight_squares", weight)
-            if p.requires_grad and id(p) in stepping and record.before is None:
-                record.before = sample(p).clone()
+        self._read_weights([(p, r, p.requires_grad and id(p) in stepping and r.before is None) for p, r in waiting])
         self._read_gradients(waiting)
+
+    def _read_weights(self, waiting: list[tuple[nn.Parameter, ParameterRecord, bool]]) -> None:
+        """Norms of weights, if none is known yet; copies of those about to be updated, of large ones a sample."""
+        whole = [(p, r) for p, r, kept in waiting if kept and local(p).numel() <= UPDATE_SAMPLE]
+        for (_, record), (copy, norm) in zip(whole, self._reducer.keep([sample(p) for p, _ in whole]), strict=True):
+            record.sums.setdefault("weight_squares", norm)
+            record.before = copy
+        rest = [(p, r, kept) for p, r, kept in waiting if not kept or r.before is None]
+        norms = self._reducer.squares([local(p.detach()) for p, _, _ in rest])
+        for (p, record, kept), norm in zip(rest, norms, strict=True):
+            record.sums.setdefault("weight_squares", norm)
+            if kept:
+                record.before = sample(p).clone()
 
     def remember_weights(self) -> None:
         """Keep the weights of everything trainable now: for loops that only say when an update has been made."""
         self._always_updates = True
         alive = [(p, record) for p, record in self._alive() if has_norm(p)]
-        for (p, record), weight in zip(
-            alive, self._reducer.squares([local(p.detach()) for p, _ in alive]), strict=True
-        ):
-            record.sums["weight_squares"] = weight
-            if p.requires_grad:
-                record.before = sample(p).clone()
+        for _, record in alive:
+            record.sums.pop("weight_squares", None)
+        self._read_weights([(p, record, p.requires_grad) for p, record in alive])
 
     def _read_gradients(self, pairs: list[tuple[nn.Parameter, ParameterRecord]]) -> None:
         """Norms, zeros and sizes of the gradients as the optimizer will see them."""
@@ -204,6 +227,7 @@ class ParameterWatch:
         """Remove the gradient hooks and forget the step."""
         self.rest()
         self._own.clear()
+        self._pending.clear()
 
 
 def ids_of(optimizers: Iterable[Optimizer]) -> set[int]:

@@ -35,6 +35,8 @@ _PLACES = {
     group: (SUMS.index(_COUNTED_IN[group]), slice(SUMS.index(names[0]), SUMS.index(names[-1]) + 1))
     for group, names in _SUMS_OF.items()
 }
+_NUMBERS = "#numbers"
+"""Under which the numbers of all parameters travel; no site or parameter has this name."""
 _ELEMENTS = slice(SUMS.index("elements"), SUMS.index("samples") + 1)
 
 
@@ -98,9 +100,12 @@ def queue_site(out: Readout, owner: str, site: Site) -> None:
 
 def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
     """Queue the sums of all parameters."""
+    queued: set[int] = set()
     for record in records:
-        for name, tensor in pack_record(record).items():
-            out.add(record.name, "parameter", name, tensor)
+        for number in pack_record(record).values():
+            if id(number.of) not in queued:  # many parameters have theirs in one tensor
+                queued.add(id(number.of))
+                out.add(_NUMBERS, "", str(id(number.of)), number.of)
         for name, tensor in record.pieces.items():
             out.add(record.name, "piece", name, tensor)
 
@@ -119,7 +124,7 @@ def count_up(
         tuple(ParameterRow(record.name, record.part) for record in records),
     )
     given = [fetched.get(owner_of(key, index), {}) for key, index, _ in sites]
-    parameters = [fetched.get(record.name, {}) for record in records]
+    numbers = {name: array.tolist() for name, array in fetched.get(_NUMBERS, {}).get("", {}).items()}
     tally = Tally.empty(layout)
     times: list[Times | None] = []
     for i, (groups, (_, _, site), scale) in enumerate(zip(given, sites, site_scales, strict=True)):
@@ -127,9 +132,11 @@ def count_up(
         tally.scale_S[i] = (np.nan if scale is None else scale) if "gradient" in groups else 0.0
         times.append(site.recent.times() if site.recent is not None and "recent" in groups else None)
     pieces: dict[Piece, Numbers] = {}
-    for i, (record, groups, scale) in enumerate(zip(records, parameters, record_scales, strict=True)):
-        _add_record(tally, i, record, groups.get("parameter", {}), scale)
-        pieces |= _pieces(record, groups.get("piece", {}), scale)
+    for i, (record, scale) in enumerate(zip(records, record_scales, strict=True)):
+        own = {name: numbers[str(id(number.of))][number.at] for name, number in pack_record(record).items()}
+        _add_record(tally, i, record, own, scale)
+        if record.pieces:
+            pieces |= _pieces(record, fetched[record.name]["piece"], scale)
     return _with_units(replace(tally, times=tuple(times), pieces=pieces), given)
 
 
@@ -192,11 +199,11 @@ def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
             tally.octaves_S2U[i, side] = octaves[name]
 
 
-def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str, Numbers], scale: float | None) -> None:
+def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str, float], scale: float | None) -> None:
     tally.flags_PF[i] = record.requires_grad, record.in_optimizer, record.has_grad, False
     if record.copied:  # another rank has the same part, and tells of it
         return
-    values = {
+    values: dict[str, float | None] = {
         "weight": own.get("weight_squares"),
         "clipped": _unscaled(own.get("clipped_squares"), scale if record.clipped_scaled else 1.0),
         "update": own.get("update_squares"),
@@ -206,15 +213,16 @@ def _add_record(tally: Tally, i: int, record: ParameterRecord, own: Mapping[str,
         _unscaled(own["grad_squares"], scale if record.scaled else 1.0) if "grad_squares" in own else values["clipped"]
     )
     if "grad_zeros" in own:
-        values |= {"zeros": own["grad_zeros"] + record.absent, "elements": np.float64(record.elements)}
-    for at, name in enumerate(VALUES):
-        value = values.get(name)
-        if value is not None and (record.has_grad or name not in _OF_GRADIENTS):
-            tally.values_PV[i, at], tally.known_PV[i, at] = value, True
+        values |= {"zeros": own["grad_zeros"] + record.absent, "elements": record.elements}
+    told = [values.get(name) if record.has_grad or name not in _OF_GRADIENTS else None for name in VALUES]
+    tally.values_PV[i] = [0.0 if value is None else value for value in told]
+    tally.known_PV[i] = [value is not None for value in told]
 
 
 _OF_GRADIENTS = ("grad", "clipped", "zeros", "elements")
 
 
-def _unscaled(squares: Any, scale: float | None) -> Any:
-    return None if squares is None or scale is None else squares / scale**2
+def _unscaled(squares: float | None, scale: float | None) -> float | None:
+    if squares is None or scale is None or scale == 1.0:
+        return None if scale is None else squares
+    return float(np.float64(squares) / np.float64(scale) ** 2)  # a scale may have come down to 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from actdiag.collect.number import Number
 from actdiag.collect.spread import Share, Term
 
 LARGEST_PIECE = 1 << 18
@@ -16,7 +17,7 @@ LARGEST_PIECE = 1 << 18
 class ParameterRecord:
     """What one parameter went through in the running step.
 
-    `sums` are device numbers, 0-d float64: weight_squares, clipped_squares (the gradient as the optimizer sees
+    `sums` are numbers on the device: weight_squares, clipped_squares (the gradient as the optimizer sees
     it), grad_zeros, update_squares and base_squares (of the sampled elements). `elements` is the size of the
     gradient, `absent` how many of them a sparse one leaves out. `accumulated` is the squared norm of the gradient
     before clipping, still multiplied by the loss scale where `scaled`; clipped_squares are so where
@@ -45,9 +46,9 @@ class ParameterRecord:
         self.absent = 0
         self.updated = False
         self.taken = False
-        self.accumulated: Tensor | None = None
+        self.accumulated: Number | None = None
         self.before: Tensor | None = None
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Number] = {}
         self.pieces: dict[str, Tensor] = {}
         self.term: Term | None = None
 
@@ -61,7 +62,7 @@ class ParameterRecord:
         return True
 
 
-def pack_record(record: ParameterRecord) -> Mapping[str, Tensor]:
+def pack_record(record: ParameterRecord) -> Mapping[str, Number]:
     """The device numbers of a record, the unclipped gradient norm beside the others."""
     sums = dict(record.sums)
     if record.accumulated is not None:

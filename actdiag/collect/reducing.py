@@ -17,6 +17,7 @@ from actdiag.collect.gradients import squares
 from actdiag.collect.histogram import count_octaves
 from actdiag.collect.layout import Units
 from actdiag.collect.moments import columns_of, count, counts_of, measure, measure_gate, measure_gradient
+from actdiag.collect.number import Number, each
 from actdiag.collect.units import count_open
 
 _MOST_COPIED = 1 << 18
@@ -58,13 +59,16 @@ class Reducer(Protocol):
     def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """The fields of GradientSums as one tensor, and octave counters."""
 
-    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Sums of squares in float64, 0-d."""
+    def squares(self, tensors: list[Tensor]) -> list[Number]:
+        """Sums of squares."""
 
-    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Number, Number]]:
         """Of each tensor its sum of squares and its zeros."""
 
-    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
+        """Copies of flat tensors, each with its sum of squares."""
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Number, Number]]:
         """Of flat tensors after and before: sums of squares of the difference, and of what was before."""
 
 
@@ -100,19 +104,23 @@ class Eager:
         with quiet(g):
             return torch.stack(measure_gradient(g)), count_octaves(g) if octaves else None
 
-    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
+    def squares(self, tensors: list[Tensor]) -> list[Number]:
         """See Reducer."""
-        return squares(tensors)
+        return each(squares(tensors))
 
-    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         real = [x.abs() if x.is_complex() else x for x in tensors]
-        return [(norm, count(torch.eq, x, 0.0)) for norm, x in zip(squares(tensors), real, strict=True)]
+        return list(zip(self.squares(tensors), each(count(torch.eq, x, 0.0) for x in real), strict=True))
 
-    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
         """See Reducer."""
-        moves, bases = squares([after - before for after, before in pairs]), squares([before for _, before in pairs])
-        return list(zip(moves, bases, strict=True))
+        return list(zip([x.clone() for x in flat], self.squares(flat), strict=True))
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Number, Number]]:
+        """See Reducer."""
+        moves = self.squares([after - before for after, before in pairs])
+        return list(zip(moves, self.squares([before for _, before in pairs]), strict=True))
 
 
 def fits(x: Tensor, *, copies: bool = False) -> bool:

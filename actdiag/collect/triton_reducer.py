@@ -21,6 +21,7 @@ from torch import Tensor
 from actdiag.collect.activations import ActivationFacts
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.layout import Units
+from actdiag.collect.number import Number
 from actdiag.collect.plan import Plan, plan_of, table_of
 from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction, quiet
 from actdiag.collect.tiling import OCTAVE_BLOCK, Limits, Tiling, tiling_of
@@ -100,15 +101,19 @@ class Triton:
                 self._give_up(error)
         return self._rest.gradient(g, octaves=octaves) if found is None else found
 
-    def squares(self, tensors: list[Tensor]) -> list[Tensor]:
+    def squares(self, tensors: list[Tensor]) -> list[Number]:
         """See Reducer. Torch has kernels for lists of tensors, which are better than two launches for each."""
         return self._rest.squares(tensors)
 
-    def norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, tensors: list[Tensor]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         return self._rest.norms(tensors)
 
-    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
+        """See Reducer."""
+        return self._rest.keep(flat)
+
+    def updates(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Number, Number]]:
         """See Reducer."""
         return self._rest.updates(pairs)
 
