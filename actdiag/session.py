@@ -71,7 +71,7 @@ class Session:
             self.collector.on_gradient = self._parameters.saw_gradient
         self.ranks.look_at(models.values(), self.collector.shared_by)
         self.schedule = Schedule(options)
-        self._glance = Glance(options.window_samples, terms.limits.dead_earliest)
+        self._glance = Glance(options.window_samples, terms.limits.dead_earliest, terms.limits.dead_verges)
         self.ranks.agree(self.schedule, self.collector.memory)
         self.ledger = Ledger(terms)
         self.scaler = ScaleWatch(options.grad_scaler)

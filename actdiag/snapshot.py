@@ -92,6 +92,7 @@ class SiteStats:
     dead_fraction: float | None = _stat("dead units over units", "share")
     suspect_units: int | None = _stat("silent units with evidence below the window", "units", "int")
     half_window_units: int | None = _stat("units silent for half of the window or longer, the dead too", "units", "int")
+    double_window_units: int | None = _stat("units silent for two windows or longer", "units", "int")
     flickering_units: int | None = _stat("units that came back from a silence for a moment only", "units", "int")
     rare_units: int | None = _stat("units that open on less than 1 % of the samples", "units", "int")
     revived_units: int | None = _stat("units that were dead and opened again", "units", "int")

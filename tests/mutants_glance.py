@@ -28,12 +28,15 @@ GLANCE = {
         ("a look asks on any sample", "ages = (SUSPECT_SAMPLES,", "ages = (0,"),
         (
             "a look forgets a full window",
-            "self._is_due(a, b) for a, b in",
-            "self._is_due(a, b) and a != now.window for a, b in",
+            "a >= self._warning and (a >=",
+            "a != now.window and a >= self._warning and (a >=",
         ),
-        ("a look forgets half a window", "max(window / 2, SUSPECT_SAMPLES), window)", "window, window)"),
-        ("a look asks at any silence", "now >= self._warning and", "now > 0 and"),
-        ("a look asks again and again", "and now >= before + RECORD_RISE", ""),
+        ("a look forgets half a window", "max(window / 2, SUSPECT_SAMPLES), window,", "window, window,"),
+        ("a look asks at any silence", "a >= self._warning and", "a > 0 and"),
+        ("a look asks again and again", "(a >= b + rise or", "(True or"),
+        ("a look knows no verges", "or b < verge <= a)", ")"),
+        ("a verge is passed again and again", "or b < verge <= a)", "or verge <= a)"),
+        ("two windows are due by themselves", "(0.1, 0.1, 0.1, math.inf)", "(0.1, 0.1, 0.1, 0.1)"),
         (
             "what a recorded step has told is forgotten",
             "self._most[key] = silence(known.evidence.ages_3C, self._window)",
@@ -55,6 +58,7 @@ GLANCE = {
     ],
     ("session.py", "test_glance"): [
         ("a look knows no limits of the user's", "terms.limits.dead_earliest", "0.45"),
+        ("a look knows none of the verges", ", terms.limits.dead_verges)", ")"),
     ],
     ("collect/units.py", "test_units"): [
         ("a flicker may be of many samples", "back & (opens_C < RARE", "back & (opens_C < 1e9 * RARE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from actdiag import ConfigError, Monitor
-from actdiag.collect.glance import Glance, Sight, silence
+from actdiag.collect.glance import Glance, Sight, Verges, no_verges, silence
 from actdiag.collect.memory import Known, Memory
 from actdiag.collect.recent import Openings, Recent
 from actdiag.collect.schedule import ATTENTIVE_STEPS, RECORD_GAP_STEPS, Schedule
@@ -28,8 +29,8 @@ KEY = ("relu", 0)
 class Bench:
     """A glance at one site whose units open as we say."""
 
-    def __init__(self, window: int = 2048, warning: float = 0.45) -> None:
-        self.memory, self.glance, self.step = Memory(window), Glance(window, warning), -1
+    def __init__(self, window: int = 2048, warning: float = 0.45, verges: Verges = no_verges) -> None:
+        self.memory, self.glance, self.step = Memory(window), Glance(window, warning, verges), -1
         self.site = cast(Site, SimpleNamespace(recent=Recent(UNITS, torch.device("cpu"))))
 
     def observe(self, silent: int, samples: int = BATCH, *, flicker: int = 0) -> None:
@@ -106,6 +107,18 @@ def test_a_verdict_is_due_from_the_share_on_that_a_warning_needs() -> None:
         assert [i + 1 for i, s in enumerate(looks(bench, [8] * 100)) if s.record] == due, "8 of 20 are 40 %"
 
 
+@pytest.mark.parametrize("told", [9, 10])
+def test_a_verdict_is_due_where_silence_is_just_enough_for_it_though_little_has_followed(told: int) -> None:
+    """One unit more after 9 of 20, and after 10: at 10 of 20 a verdict changes, of each kind of evidence."""
+    for verges in ((0.5, 1, 1, math.inf), (1, 0.5, 1, math.inf), (1, 1, 0.5, math.inf), (1, 1, 1, 0.5)):
+        bench = Bench(window=1024, verges=lambda units, verges=verges: verges)
+        for _ in range(100):
+            bench.observe(told)
+        bench.record(told)
+        due = [i + 1 for i, s in enumerate(looks(bench, [told + 1] * 80)) if s.record]
+        assert due == ([(16, 16, 32, 64)[verges.index(0.5)]] if told == 9 else [])
+
+
 def test_a_limit_that_is_lower_has_a_step_recorded_earlier() -> None:
     """9 of 32 units, 28 %, that die at step 107: with the limit of a warning at 20 % its step is recorded at once."""
     for limits, earliest, latest in (({}, 200, 200), ({"dead_warning": 0.2}, 171, 175)):
@@ -146,7 +159,7 @@ def test_a_look_at_the_latest_observations_sees_what_a_look_at_all_of_them_does(
         recent.observe(torch.tensor(opens_C, dtype=torch.float32), samples, step // 2)
         whole, late = (
             recent.openings(),
-            recent.openings(samples=max(window, SUSPECT_SAMPLES), observations=MIN_OBSERVATIONS),
+            recent.openings(samples=max(2 * window, SUSPECT_SAMPLES), observations=MIN_OBSERVATIONS),
         )
         assert whole is not None and late is not None
         assert silence(known.absorb(late).ages_3C, window) == silence(known.absorb(whole).ages_3C, window)
@@ -169,7 +182,7 @@ def test_a_look_costs_the_same_however_long_no_step_has_been_recorded(monkeypatc
 
 
 def test_no_units_are_no_silence() -> None:
-    assert silence(np.zeros((3, 0)), 2048) == (0.0, 0.0, 0.0, 0.0)
+    assert silence(np.zeros((3, 0)), 2048) == (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def modes(options: Options, steps: int, heed: dict[int, dict[str, bool]] | None = None) -> list[str]:

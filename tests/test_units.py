@@ -58,6 +58,13 @@ def test_silence_is_told_of_half_the_window_before_all_of_it() -> None:
     assert (verdict.states, verdict.half_window) == ("daa", 1), "the dead have been silent for half of it too"
 
 
+def test_silence_is_told_of_two_windows() -> None:
+    watcher = Watcher(3, window=1024)
+    assert watcher.show([0, 16, 0], times=63).double_window == 0, "2,016 of 2,048 samples"
+    verdict = watcher.show([0, 16, 0])
+    assert (verdict.states, verdict.double_window) == ("dad", 2)
+
+
 def test_half_of_a_small_window_is_no_less_than_what_makes_a_suspect() -> None:
     watcher = Watcher(1, window=320)
     assert [watcher.show([0], samples=16).half_window for _ in range(19)] == [0] * 18 + [1], "304 samples"

@@ -152,6 +152,7 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         "dead_fraction": None if dead is None else dead / len(verdict.states),
         "suspect_units": verdict.count("s"),
         "half_window_units": verdict.half_window if verdict.known else None,
+        "double_window_units": verdict.double_window if verdict.known else None,
         "flickering_units": verdict.flickering if verdict.known else None,
         "rare_units": verdict.count("r"),
         "revived_units": verdict.count("v"),

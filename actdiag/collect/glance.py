@@ -14,7 +14,8 @@ Legend: C units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -30,8 +31,17 @@ from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES
 CLOSER_RISE = 0.2
 """So much larger a share of the units silent in the last batch than at the last recorded step has every step watched.
 Of healthy runs it is noise of small batches at worst, and costs watched steps, which the budget bounds."""
-RECORD_RISE = 0.1
-"""A verdict has been given of what was silent at the last recorded step; more must have followed for another."""
+RECORD_RISE = (0.1, 0.1, 0.1, math.inf)
+"""A verdict has been given of what was silent at the last recorded step; so much more must have followed for another,
+if it is not just enough for a graver one."""
+Verges = Callable[[int], Sequence[float]]
+"""From the units of a site, the shares at which a verdict changes: suspect, half, window and double of Silence;
+infinite where two windows make no difference."""
+
+
+def no_verges(units: int) -> Sequence[float]:
+    """Verdicts change with the rise alone."""
+    return 1.0, 1.0, 1.0, math.inf
 
 
 class Sight(NamedTuple):
@@ -42,15 +52,16 @@ class Sight(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """Shares of a site: silent in the last batch, long enough to be suspect, for half the window, for all."""
+    """Shares of a site: silent in the last batch, long enough to be suspect, for half the window, for all, for two."""
 
     last: float
     suspect: float
     half: float
     window: float
+    double: float
 
 
-NO_SILENCE = Silence(0.0, 0.0, 0.0, 0.0)
+NO_SILENCE = Silence(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
@@ -60,9 +71,9 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
     units = ages_3C.shape[1]
     samples_C, observations_C = ages_3C[0], ages_3C[1]
     long_C = samples_C[observations_C >= MIN_OBSERVATIONS]
-    ages = (SUSPECT_SAMPLES, max(window / 2, SUSPECT_SAMPLES), window)
-    suspect, half, whole = (np.count_nonzero(long_C >= age) / units for age in ages)
-    return Silence(np.count_nonzero(observations_C >= 1) / units, suspect, half, whole)
+    ages = (SUSPECT_SAMPLES, max(window / 2, SUSPECT_SAMPLES), window, 2 * window)
+    suspect, half, whole, double = (np.count_nonzero(long_C >= age) / units for age in ages)
+    return Silence(np.count_nonzero(observations_C >= 1) / units, suspect, half, whole, double)
 
 
 class _Enough(TypedDict):
@@ -78,9 +89,8 @@ class Glance:
     `warning`: the share of silent units at which a verdict may be due, the least that any warning of them needs.
     """
 
-    def __init__(self, window: int, warning: float) -> None:
-        self._window, self._warning = window, warning
-        self._enough: _Enough = {"samples": max(window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
+    def __init__(self, window: int, warning: float, verges: Verges = no_verges) -> None:
+        self._window, self._warning, self._verges = window, warning, verges
         self._most: dict[Key, Silence] = {}
         self._coming: dict[Key, _Coming] = {}
 
@@ -97,9 +107,11 @@ class Glance:
             now = silence(evidence.ages_3C, self._window)
             before = self._most.get(key)
             if before is not None:
+                due = self._due(before, now, evidence.units)
                 closer |= now.last >= before.last + CLOSER_RISE
-                record |= any(self._is_due(a, b) for a, b in zip(now[1:], before[1:], strict=True))
-            self._most[key] = now if before is None else self._raise(before, now)
+                record |= any(due)
+                now = self._raise(before, now, due)
+            self._most[key] = now
         return Sight(closer, record)
 
     def settle(self, memory: Memory) -> None:
@@ -109,28 +121,35 @@ class Glance:
             if known.evidence is not None:
                 self._most[key] = silence(known.evidence.ages_3C, self._window)
 
-    def _is_due(self, now: float, before: float) -> bool:
-        return now >= self._warning and now >= before + RECORD_RISE
+    def _due(self, before: Silence, now: Silence, units: int) -> list[bool]:
+        """Of each share but the last batch's, whether a verdict of it is due."""
+        shares = zip(now[1:], before[1:], RECORD_RISE, self._verges(units), strict=True)
+        return [a >= self._warning and (a >= b + rise or b < verge <= a) for a, b, rise, verge in shares]
 
-    def _raise(self, before: Silence, now: Silence) -> Silence:
+    def _raise(self, before: Silence, now: Silence, due: Sequence[bool]) -> Silence:
         """What has asked for something once does not ask again; a share that did not is not kept."""
         return Silence(
             now.last if now.last >= before.last + CLOSER_RISE else before.last,
-            *(a if self._is_due(a, b) else b for a, b in zip(now[1:], before[1:], strict=True)),
+            *(a if asks else b for a, b, asks in zip(now[1:], before[1:], due, strict=True)),
         )
+
+    def _enough(self, units: int) -> _Enough:
+        windows = 1 if math.isinf(self._verges(units)[-1]) else 2
+        return {"samples": max(windows * self._window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
 
     def _seen(self, key: Key, site: Site) -> Openings | None:
         recent = site.recent
         if recent is None:
             return None
+        enough = self._enough(recent.units)
         if recent.last_C.device.type == "cpu":
-            return recent.openings(**self._enough)
+            return recent.openings(**enough)
         if recent.last_C.device.type != "cuda":
             return None
         coming = self._coming.get(key)
         if coming is not None and not coming.arrived():
             return None
-        times = recent.times(**self._enough)
+        times = recent.times(**enough)
         if times[0].size:
             self._coming[key] = _Coming(recent.opens_C, recent.last_C, times)
         return coming.openings() if coming is not None else None

@@ -151,6 +151,7 @@ class UnitVerdict:
     evidence_samples: int
     first_death_step: int | None
     half_window: int
+    double_window: int
     flickering: int
     known: bool
 
@@ -247,6 +248,7 @@ class UnitLedger:
             evidence_samples=min(evidence.samples, evidence.window),
             first_death_step=int(died.min()) if died.size else None,
             half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
+            double_window=int((silent & (ages_3C[0] >= 2 * evidence.window)).sum()),
             flickering=self._flickering(evidence),
             known=known,
         )

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 Share = float
@@ -26,6 +27,10 @@ class Limits:
     dead_narrow_units: int = 16
     dead_narrow: Share = 0.9
     """Healthy layers of 8 units had 0.38 and, in front of a gate, 0.75: narrow layers must be nearly all dead."""
+    dead_few_units: int = 32
+    dead_few_spare: int = 2
+    """Of so few units two that are silent may be rare, until they have been silent for two windows. Of a faulty layer
+    of 16 units 8 had been silent for the whole window when 6 were dead."""
     dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
     half_window_warning: Share = 0.5
@@ -166,6 +171,14 @@ class Limits:
     def dead_earliest(self) -> float:
         """The least share of silent units with which any warning of a wide layer begins."""
         return min(self.dead_warning, self.half_window_warning, self.silent_warning)
+
+    def dead_verges(self, units: int) -> tuple[float, float, float, float]:
+        """Shares of silent units at which a warning of a layer with `units` begins: silent for the least evidence, for
+        half of the window, for all of it, for two of them; infinite where these make no difference."""
+        few = units <= self.dead_few_units
+        spare = (self.dead_few_spare if few else 1) / max(units, 1)
+        whole, double = (self.dead_warning + spare, self.dead_warning) if few else (self.dead_warning, math.inf)
+        return self.silent_warning + spare, self.half_window_warning + spare, whole, double
 
 
 SHARES = frozenset(spec.name for spec in fields(Limits) if spec.type == "Share")

@@ -132,14 +132,14 @@ SITE = (
         rules=("dead-units",),
     ),
     Entry(
-        names=("suspect_units", "half_window_units"),
+        names=("suspect_units", "half_window_units", "double_window_units"),
         of="site",
-        formula="units silent for 300 samples and 16 batches; for half of the window, the dead too",
+        formula="units silent for 300 samples and 16 batches; for half of the window, the dead too; for two windows",
         values="0 to units",
         healthy="a few come and go; healthy layers reached half of their units",
         none=_NO_EVIDENCE,
         source="3/300 = 1 % by the rule of three",
-        more="The early part of the evidence: it becomes a death, or passes.",
+        more="The early part of the evidence: it becomes a death, or passes; some silence passes after a window, too.",
         rules=("dead-units",),
     ),
     Entry(

@@ -24,6 +24,7 @@ class Evidence(NamedTuple):
     dead: int
     suspect: int
     half_window: int
+    double_window: int
     flickering: int
     samples: int
     dead_indices: list[int]
@@ -33,15 +34,20 @@ class Evidence(NamedTuple):
         """Dead, or on the way to be called so."""
         return self.dead + self.suspect
 
-    @property
-    def doubtful(self) -> int:
-        """Silent units that may open again: one that fires rarely, and more where that is what units do that open.
+    def doubtful(self, limits: Limits) -> int:
+        """Silent units that may open again: a few that fire rarely, and more where that is what units do that open.
 
         As many have not been seen to open once more as have been seen to open once (Good-Turing), and these are silent
         again. Where most of those that open are alive, a silent one is of another kind.
         """
         back = 2 * self.flickering
-        return 1 + (back if back >= self.units - self.silent else 0)
+        rare = limits.dead_few_spare if self.units <= limits.dead_few_units else 1
+        return rare + (back if back >= self.units - self.silent else 0)
+
+    def certain(self, limits: Limits) -> int:
+        """Dead units that stay so as far as can be told: where units are few, one that opens again counts for much."""
+        spare = limits.dead_few_spare if self.units <= limits.dead_few_units else 0
+        return max(self.double_window, self.dead - spare)
 
 
 def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
@@ -50,7 +56,8 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
     batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
     error from 50 %; earlier, a warning if 50 % of its units and one more have been silent for half of the window, or
-    60 % and one more for 300 samples. Where most units that open at all only flicker (they came back from a silence of
+    60 % and one more for 300 samples. Up to 32 units these are two more, and two more than 45 or 50 % must be dead, or
+    so many silent for two windows. Where most units that open at all only flicker (they came back from a silence of
     100 samples or more, on less than 1 % of the samples since), these, and as many more, do not count in that. From
     20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
     Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.
@@ -83,9 +90,10 @@ def _evidence(layer: Layer) -> Evidence | None:
     if site.role in ("input", "gate") or site.dead_units is None or not site.units:
         return None
     if len(layer.calls) == 1:
+        double = site.dead_units if site.double_window_units is None else site.double_window_units
         return Evidence(
             site.units, site.dead_units, site.suspect_units or 0, max(site.half_window_units or 0, site.dead_units),
-            site.flickering_units or 0, site.evidence_samples or 0, site.units_in("dead"),
+            double, site.flickering_units or 0, site.evidence_samples or 0, site.units_in("dead"),
         )  # fmt: skip
     turns = [call.unit_states or "" for _, call in layer.calls]
     if len({len(states) for states in turns}) > 1 or not turns[0]:
@@ -95,7 +103,7 @@ def _evidence(layer: Layer) -> Evidence | None:
     dead = [i for i, states in enumerate(seen) if states == {letters["dead"]}]
     silent = [states for states in seen if states <= {letters["dead"], letters["suspect"]}]
     samples = sum(call.evidence_samples or 0 for _, call in layer.calls)
-    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), 0, samples, dead)
+    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), len(dead), 0, samples, dead)
 
 
 def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
@@ -107,16 +115,18 @@ def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity |
         if dead >= limits.dead_narrow:
             return "error"
         return "warning" if silent >= limits.dead_narrow else None
-    if dead >= limits.dead_error:
+    certain = evidence.certain(limits) / evidence.units
+    if certain >= limits.dead_error:
         return "error"
-    if dead >= limits.dead_warning or _is_early_warning(evidence, limits):
+    if certain >= limits.dead_warning or _is_early_warning(evidence, limits):
         return "warning"
     return "info" if dead >= limits.dead_info else None
 
 
 def _is_early_warning(evidence: Evidence, limits: Limits) -> bool:
     """Whether enough units have been silent, not yet for the window, without those that may open again."""
-    half, silent = (max(n - evidence.doubtful, 0) / evidence.units for n in (evidence.half_window, evidence.silent))
+    doubtful = evidence.doubtful(limits)
+    half, silent = (max(n - doubtful, 0) / evidence.units for n in (evidence.half_window, evidence.silent))
     return half >= limits.half_window_warning or silent >= limits.silent_warning
 
 
@@ -199,6 +209,7 @@ def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why, lim
             "dead_units": evidence.dead,
             "suspect_units": evidence.suspect,
             "half_window_units": evidence.half_window,
+            "double_window_units": evidence.double_window,
             "flickering_units": evidence.flickering,
             "units": evidence.units,
             "dead_fraction": evidence.dead / evidence.units,
