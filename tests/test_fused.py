@@ -22,13 +22,14 @@ from actdiag.collect import fused, reducing
 from actdiag.collect import kernel as compiling
 from actdiag.collect.activations import leaky_facts
 from actdiag.collect.fused import Fused, reducer
+from actdiag.collect.histogram import count_octaves
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units, arrange
 from actdiag.collect.lean import Lean
 from actdiag.collect.plan import inward
 from actdiag.collect.reducing import Asked, Eager
 from tests.oracle import statistics
-from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, same, tensor_of
+from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
 
 compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
 both = pytest.mark.parametrize("make", [pytest.param(Fused, marks=compiled), Lean])
@@ -138,7 +139,9 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(mak
         Units(x[: rows // 8 * 8].reshape(-1, 8, 37).movedim(2, 1).contiguous(), 1),  # short rows of several samples
         Units(x[: rows // 9 * 9].reshape(-1, 9, 37).movedim(2, 1).contiguous(), 1),  # that do not fill their vectors
     ):
-        found, expected = (r.reduce(units, None, Asked(moments=True)) for r in (make(), Eager()))
+        found, expected = (r.reduce(units, None, Asked(moments=True, octaves=True)) for r in (make(), Eager()))
+        assert found.octaves is not None and expected.octaves is not None
+        assert known(found.octaves) == known(expected.octaves), "also where it is gone through twice"
         assert found.columns_5C is not None and expected.columns_5C is not None
         (n_C, mean_C, m2_C, *ends), (count_C, center_C, spread_C, *limits) = found.columns_5C, expected.columns_5C
         assert torch.equal(n_C, count_C) and all(map(torch.equal, ends, limits))
@@ -156,6 +159,40 @@ def test_every_sample_of_a_large_tensor_counts(make: Any, shape: tuple[int, ...]
     units = Units(x, 1)
     found, expected = (r.reduce(units, None, Asked(moments=True, octaves=True)) for r in (make(), Eager()))
     same(found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
+
+
+WIDE = [
+    *((300, 1, 300), (1003, 1, 600), (7, 50, 300), (3, 4, 9000), (41, 30, 301), (5, 257, 100)),
+    *((1, 1, 90001), (70000, 1, 1), (64, 128, 16), (19, 3, 1200), (66, 1, 1025)),
+]
+"""Samples, positions or units: several tiles, rows of no whole number of vectors, long and short ones."""
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it lies": lambda x: x,
+    "turned": lambda x: x.transpose(0, 1),
+    "every other row": lambda x: x.repeat(1, 2, 1)[:, ::2],
+    "a part of each row": lambda x: x.repeat(1, 1, 2)[..., : x.shape[2]],
+}
+
+
+@both
+@pytest.mark.parametrize("view", list(VIEWS))
+@pytest.mark.parametrize("shape", WIDE)
+def test_of_a_large_tensor_the_same_elements_are_sampled(make: Any, shape: tuple[int, ...], view: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(shape, generator=generator) * 10 ** (20 * torch.rand(shape, generator=generator) - 10)
+    drift, broken = plain.clone(), plain.clone()
+    drift[..., ::3] = drift[..., ::3] * 1e-3 + 1e5  # is gone through twice
+    drift[: max(1, shape[0] // 20)] = 0
+    broken.view(-1)[::11] = NAN
+    for x in (plain, drift, broken):
+        seen = VIEWS[view](x)
+        expected = count_octaves(seen)
+        for dim in (1, 2):
+            for moments in (True, False):
+                found = make().reduce(Units(seen, dim), None, Asked(moments=moments, octaves=True))
+                assert found.octaves is not None and known(found.octaves) == known(expected)
+        counts = make().gradient(seen, octaves=True)[1]
+        assert counts is not None and known(counts) == known(expected)
 
 
 @both

@@ -52,12 +52,13 @@ class Fused:
         sums, columns, open_C = _outputs(units.units, asked)
         form, numbers, table = (0, None, None) if plan is None else (plan.form, plan.numbers, plan.table)
         parts = _MOMENTS * asked.moments + _GATE * asked.gate + _OPEN * asked.open
-        at = (_address(sums), _address(columns), _address(open_C))
+        octaves = torch.empty(BINS, dtype=torch.int64) if asked.octaves else None
+        at = (_address(sums), _address(columns), _address(open_C), _address(octaves))
         self._library.actdiag_reduce(x.data_ptr(), geometry, parts, form, numbers, table, *at)
         return Reduction(
             columns_5C=columns,
             counts_2=sums[:2] if sums is not None and asked.moments else None,
-            octaves=self._octaves(x, geometry) if asked.octaves else None,
+            octaves=octaves,
             gate_4=self._gate(units, facts, sums[2:]) if sums is not None and asked.gate else None,
             open_C=open_C,
         )
@@ -68,19 +69,15 @@ class Fused:
             return self._eager.reduce(units, facts, Asked(gate=True)).gate_4
         return found_4
 
-    def _octaves(self, x: Tensor, geometry: ctypes.Array[ctypes.c_int64]) -> Tensor:
-        counts = torch.empty(BINS, dtype=torch.int64)
-        self._library.actdiag_octaves(x.data_ptr(), geometry, counts.data_ptr())
-        return counts
-
     def gradient(self, g: Tensor, *, octaves: bool) -> tuple[Tensor, Tensor | None]:
         """See Reducer."""
         if not fits(g, copies=not g.is_contiguous()):
             return self._eager.gradient(g, octaves=octaves)
         x = g.reshape(-1).float().contiguous()
         out = torch.empty(4, dtype=torch.float64)
-        self._library.actdiag_gradient(x.data_ptr(), x.numel(), out.data_ptr())
-        counts = self._octaves(x, _geometry((1, 1, x.numel()), (x.numel(), x.numel(), 1), 2)) if octaves else None
+        n, counts = x.numel(), torch.empty(BINS, dtype=torch.int64) if octaves else None
+        every = _every(n) if octaves else 1
+        self._library.actdiag_gradient(x.data_ptr(), n, out.data_ptr(), every, _address(counts))
         return out, counts
 
     def squares(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -152,7 +149,10 @@ def _rows(units: Units) -> tuple[Tensor, int]:
 @lru_cache(maxsize=512)
 def _geometry(shape: tuple[int, int, int], strides: tuple[int, ...], unit_dim: int) -> ctypes.Array[ctypes.c_int64]:
     n = shape[0] * shape[1] * shape[2]
-    return (ctypes.c_int64 * 7)(*shape, strides[0], strides[1], unit_dim, stride_of(n))
+    return (ctypes.c_int64 * 7)(*shape, strides[0], strides[1], unit_dim, _every(n))
+
+
+_every = lru_cache(maxsize=512)(stride_of)
 
 
 class _Plan(NamedTuple):

@@ -21,6 +21,7 @@
 #define WIDE 8
 #define FIRST 16 /* elements of a unit from which its mean is guessed */
 #define MANY 64  /* elements of a unit from which brevity pays */
+#define LONG 8   /* counted elements of a row from which octaves are counted row by row */
 #define BINS 512
 #define INLINE static inline __attribute__((always_inline))
 
@@ -228,6 +229,43 @@ static void add_gates(const float *x, int64_t count, int form, const float *fact
     if (has_ends(facts)) saturated(x, count, facts, to);
 }
 
+INLINE uint32_t octave(const float *x) {
+    uint32_t bits;
+    memcpy(&bits, x, 4);
+    return bits >> 23;
+}
+
+/* Counts of sign and exponent of every EVERY-th element in the order of the dimensions, while what was read is still in
+ * the cache. Four tables: the same octave twice in a row would wait for itself. */
+typedef struct {
+    uint32_t part[4][BINS + 1];
+    int64_t every;
+} Octaves;
+
+/* Of `count` elements in a row, the first of which lies `off` behind one that is counted. The last up to three are
+ * counted without branches, which would be guessed wrong in most rows: what is not there falls into a bin of its own. */
+INLINE void count_octaves(const float *x, int64_t off, int64_t count, Octaves *to) {
+    const int64_t every = to->every;
+    int64_t i = off ? every - off : 0;
+    for (; i + 3 * every < count; i += 4 * every)
+        for (int k = 0; k < 4; k++) to->part[k][octave(x + i + k * every)]++;
+    for (int k = 0; k < 3; k++, i += every) to->part[k][i < count ? octave(x + (i < count ? i : 0)) : BINS]++;
+}
+
+/* How far behind a counted element the next row begins, `by` elements (of a turn) after one that begins `off` behind. */
+INLINE int64_t turned(int64_t off, int64_t by, int64_t every) { return off + by - (off + by >= every ? every : 0); }
+
+static Octaves *begin_octaves(Octaves *to, int64_t every) {
+    memset(to->part, 0, sizeof to->part);
+    to->every = every;
+    return to;
+}
+
+static void end_octaves(const Octaves *from, int64_t *counts) {
+    for (int b = 0; b < BINS; b++)
+        counts[b] = (int64_t)from->part[0][b] + from->part[1][b] + from->part[2][b] + from->part[3][b];
+}
+
 /* Sums of eight lanes about a value of each; `bad` and `zeros` are counts below 0. */
 typedef struct {
     Doubles sum[2], squares[2];
@@ -378,9 +416,10 @@ static void settle(int64_t width, double *zeros, Tile *t) {
     }
 }
 
-/* Where results go: HEAD sums, columns of one number a unit, openings of each unit. */
+/* Where results go: HEAD sums, columns of one number a unit, openings of each unit; octaves, if they are wanted. */
 typedef struct {
     double *sums, *columns, *open;
+    Octaves *octaves;
 } Out;
 
 static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, Out *out, Tile *t) {
@@ -408,15 +447,19 @@ static int is_good(const int64_t *g, int64_t width, const Tile *t) {
     return 1;
 }
 
-static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, int parts, int form, const float *facts,
+/* `again`: in brief was not good enough. Octaves have been counted then. */
+static int try_tile(const float *x, const int64_t *g, int64_t from, int again, int parts, int form, const float *facts,
                     const float *table, Out *out, Gates *to) {
     double zeros = 0;
     Tile t;
     Gates found = {0, 0, 0, 0}, *gates = &found;
+    Octaves *octaves = again ? 0 : out->octaves;
+    const int64_t by = g[INNER] % g[EVERY];
+    int64_t off = from % g[EVERY];
     const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE, all_rows = g[SAMPLES] * g[MIDDLE];
     const int at_once = (parts & WITH_OPEN) && (parts & WITH_GATE) && form == OPEN_GATE && !has_ends(facts);
     x += from;
-    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, brief, &t);
+    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, !again, &t);
     memset(t.shut, 0xff, sizeof t.shut);
     for (int64_t first = 0, since = 0; first < all_rows; first += ROWS) {
         const float *rows[ROWS];
@@ -427,6 +470,8 @@ static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, i
             ends[r] = (first + r + 1) % g[MIDDLE] == 0;
         }
         if (parts & WITH_MOMENTS) add_rows(rows, count, width, &t);
+        for (int r = 0; r < count && octaves; r++, off = turned(off, by, g[EVERY]))
+            count_octaves(rows[r], off, width, octaves);
         if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, &t, at_once ? gates : 0);
         if ((parts & WITH_GATE) && !at_once)
             for (int r = 0; r < count; r++) add_gates(rows[r], width, form, facts, table, gates);
@@ -442,8 +487,8 @@ static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, i
 
 static void reduce_tile(const float *x, const int64_t *g, int64_t from, int parts, int form, const float *facts,
                         const float *table, Out *out, Gates *gates) {
-    if (!try_tile(x, g, from, 1, parts, form, facts, table, out, gates))
-        try_tile(x, g, from, 0, parts, form, facts, table, out, gates);
+    if (!try_tile(x, g, from, 0, parts, form, facts, table, out, gates))
+        try_tile(x, g, from, 1, parts, form, facts, table, out, gates);
 }
 
 /* Units are the middle dimension: each row of `inner` elements is of one unit. */
@@ -473,12 +518,13 @@ static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad,
 }
 
 /* All rows of a unit about a shift. `brief`: where that is good enough. Vectors of several rows make a block. */
-static void add_unit(const float *x, const int64_t *g, float about, int brief, Lanes *lanes, int64_t *bad,
-                     int64_t *zeros) {
+static void add_unit(const float *x, const int64_t *g, int64_t unit, float about, int brief, Lanes *lanes, int64_t *bad,
+                     int64_t *zeros, Octaves *octaves) {
     const Floats shift = all(about);
     const Doubles low = low_half(shift), high = high_half(shift);
-    const int64_t count = g[INNER], rest = count % WIDE;
+    const int64_t count = g[INNER], rest = count % WIDE, by = g[MIDDLE] * count % g[EVERY];
     const float *block[ROWS];
+    int64_t off = unit * count % g[EVERY];
     int held = 0;
     begin(lanes);
     *bad = *zeros = 0;
@@ -492,6 +538,7 @@ static void add_unit(const float *x, const int64_t *g, float about, int brief, L
                 for (int r = 0; r < held; r++) add(load(block[r]), shift, low, high, lanes);
             held = 0;
         }
+        if (octaves) count_octaves(row, off, count, octaves), off = turned(off, by, g[EVERY]);
         if (rest) {
             add(load_some(row + count - rest, rest, INFINITE), shift, low, high, lanes);
             *bad -= WIDE - rest;
@@ -515,6 +562,7 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
                         const float *table, Out *out, Gates *gates) {
     const int64_t count = g[INNER], n = g[SAMPLES] * count;
     int64_t open = 0, bad = 0, zeros = 0;
+    Octaves *octaves = out->octaves; /* of the first time */
     x += unit * g[STRIDE_MIDDLE];
     if (parts & WITH_MOMENTS) {
         Lanes lanes;
@@ -522,13 +570,13 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
         int good = 0;
         if (n >= MANY * WIDE) {
             about = guessed(x, g);
-            add_unit(x, g, about, 1, &lanes, &bad, &zeros);
+            add_unit(x, g, unit, about, 1, &lanes, &bad, &zeros, octaves), octaves = 0;
             good = is_near((double)(n - bad), total(lanes.sum[0] + lanes.sum[1]),
                            total(lanes.squares[0] + lanes.squares[1]));
         }
         if (!good) {
             about = first_finite(x, g);
-            add_unit(x, g, about, 0, &lanes, &bad, &zeros);
+            add_unit(x, g, unit, about, 0, &lanes, &bad, &zeros, octaves);
         }
         end_rows(g, about, &lanes, bad, out->columns + unit);
         out->sums[NONFINITE] += (double)bad, out->sums[ZEROS] += (double)zeros;
@@ -541,11 +589,23 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
     if (parts & WITH_OPEN) out->open[unit] = (double)open;
 }
 
-/* `parts`: what is asked for; memory for anything else may be missing. An end that is NaN: none. */
+static void octaves_alone(const float *x, const int64_t *g, int64_t *counts) {
+    const int64_t n = g[SAMPLES] * g[MIDDLE] * g[INNER];
+    Octaves counted, *to = begin_octaves(&counted, g[EVERY]);
+    if ((g[SAMPLES] == 1 || g[STRIDE_SAMPLE] == g[MIDDLE] * g[INNER]) && (g[MIDDLE] == 1 || g[STRIDE_MIDDLE] == g[INNER]))
+        count_octaves(x, 0, n, to);
+    else
+        for (int64_t i = 0; i < n; i += to->every) to->part[0][octave(row_of(x, g, i / g[INNER]) + i % g[INNER])]++;
+    end_octaves(to, counts);
+}
+
+/* `parts`: what is asked for, octaves where there is memory for them; memory for anything else may be missing. An end that is NaN: none. */
 void actdiag_reduce(const float *x, const int64_t *g, int parts, int form, const float *facts, const float *table,
-                    double *sums, double *columns, double *open) {
+                    double *sums, double *columns, double *open, int64_t *octaves) {
     Gates gates = {0, 0, 0, 0};
-    Out out = {sums, columns, open};
+    Octaves counted;
+    const int at_once = octaves && parts & WITH_MOMENTS && g[INNER] >= LONG * g[EVERY];
+    Out out = {sums, columns, open, at_once ? begin_octaves(&counted, g[EVERY]) : 0};
     if (sums) memset(sums, 0, HEAD * sizeof *sums);
     if (g[UNIT_DIM] == 2)
         for (int64_t from = 0; from < g[INNER]; from += TILE)
@@ -553,31 +613,13 @@ void actdiag_reduce(const float *x, const int64_t *g, int parts, int form, const
     else
         for (int64_t unit = 0; unit < g[MIDDLE]; unit++)
             reduce_rows(x, g, unit, parts, form, facts, table, &out, &gates);
+    if (at_once)
+        end_octaves(&counted, octaves);
+    else if (octaves)
+        octaves_alone(x, g, octaves);
     if (!(parts & WITH_GATE)) return;
     sums[GATE_N] = gates.n, sums[GATE] = form == NO_GATE ? 0 : gates.gate;
     sums[GATE_LOW] = gates.low, sums[GATE_HIGH] = gates.high;
-}
-
-INLINE uint32_t octave(const float *x) {
-    uint32_t bits;
-    memcpy(&bits, x, 4);
-    return bits >> 23;
-}
-
-/* Counts of sign and exponent of every EVERY-th element in the order of the dimensions. Four tables: the same octave
- * twice in a row would wait for itself. */
-void actdiag_octaves(const float *x, const int64_t *g, int64_t *counts) {
-    uint32_t part[4][BINS];
-    const int64_t n = g[SAMPLES] * g[MIDDLE] * g[INNER], every = g[EVERY];
-    memset(part, 0, sizeof part);
-    if ((g[SAMPLES] == 1 || g[STRIDE_SAMPLE] == g[MIDDLE] * g[INNER]) && (g[MIDDLE] == 1 || g[STRIDE_MIDDLE] == g[INNER])) {
-        int64_t i = 0;
-        for (; i + 3 * every < n; i += 4 * every)
-            for (int k = 0; k < 4; k++) part[k][octave(x + i + k * every)]++;
-        for (; i < n; i += every) part[0][octave(x + i)]++;
-    } else
-        for (int64_t i = 0; i < n; i += every) part[0][octave(row_of(x, g, i / g[INNER]) + i % g[INNER])]++;
-    for (int b = 0; b < BINS; b++) counts[b] = (int64_t)part[0][b] + part[1][b] + part[2][b] + part[3][b];
 }
 
 /* Squares of contiguous elements in double, and how many are 0: four sums, since one would wait for itself. */
@@ -608,9 +650,10 @@ static int64_t square_up_finite(const float *x, int64_t n, double *squares, int6
     return fine;
 }
 
-/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements. */
-void actdiag_gradient(const float *x, int64_t n, double *out) {
+/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements; octaves of every `every`-th. */
+void actdiag_gradient(const float *x, int64_t n, double *out, int64_t every, int64_t *octaves) {
     double squares = 0;
+    Octaves counted, *to = octaves ? begin_octaves(&counted, every) : 0;
     int64_t fine = 0, zeros = 0;
     for (int64_t from = 0; from < n; from += 1 << 12) {
         const int64_t count = n - from < 1 << 12 ? n - from : 1 << 12;
@@ -620,7 +663,9 @@ void actdiag_gradient(const float *x, int64_t n, double *out) {
             squares += sum, zeros += none, fine += count;
         else
             fine += square_up_finite(x + from, count, &squares, &zeros);
+        if (to) count_octaves(x + from, from % every, count, to);
     }
+    if (to) end_octaves(to, octaves);
     out[0] = (double)fine, out[1] = squares, out[2] = (double)zeros, out[3] = (double)(n - fine);
 }
 
