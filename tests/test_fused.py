@@ -26,7 +26,7 @@ from actdiag.collect.histogram import count_octaves
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units, arrange
 from actdiag.collect.lean import Lean
-from actdiag.collect.plan import inward
+from actdiag.collect.plan import inward, packed, table_of
 from actdiag.collect.reducing import Asked, Eager
 from tests.oracle import statistics
 from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
@@ -235,6 +235,50 @@ def test_gates_of_a_square_and_gradients_leave_out_what_is_not_finite(make: Any,
         torch.testing.assert_close(found, expected, rtol=NEAR, atol=0)
     found, expected = (r.gradient(x, octaves=False)[0] for r in (make(), Eager()))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+TABLES = sorted(name for name, facts in FACTS.items() if facts is not None and facts.form == "table")
+
+
+@both
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("count", [3, 8, 64, 100])
+def test_a_tabulated_gate_is_right_to_eight_millionths(make: Any, name: str, count: int) -> None:
+    values = [*torch.linspace(-9, 9, 181).tolist(), -0.7518, 20.0, -20.0, 19.9999, 1e-30, -0.0, 77.7, -1e30, 3e38]
+    inside = {"SOFTSIGN": lambda v: abs(v) <= 1, "LOGSIGMOID": lambda v: v <= 0}
+    for value in filter(inside.get(name, lambda v: True), values):
+        x = torch.full((1, 1, count), value)
+        found, expected = (r.reduce(Units(x, 1), FACTS[name], Asked(gate=True)).gate_4 for r in (make(), Eager()))
+        assert found is not None and expected is not None and float(found[0]) == count
+        assert abs(float(found[1] - expected[1])) <= 8e-6 * count, value
+
+
+@both
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("at", [0, 8, 63, 64, 100, 131])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_tabulated_gate_leaves_out_what_is_not_finite(make: Any, name: str, at: int, value: float) -> None:
+    x = -torch.rand(132, generator=torch.Generator().manual_seed(0))
+    rest = torch.cat([x[:at], x[at + 1 :]])
+    x[at] = value
+    for shape in ((1, 1, 132), (1, 12, 11), (11, 1, 12), (4, 1, 33)):
+        for dim in (1, 2):
+            found = make().reduce(Units(x.view(shape), dim), FACTS[name], Asked(gate=True)).gate_4
+            wanted = make().reduce(Units(rest.view(1, 1, 131), 1), FACTS[name], Asked(gate=True)).gate_4
+            assert found is not None and wanted is not None
+            assert found[0] == wanted[0] == 131 and abs(float(found[1] - wanted[1])) <= 131 * 8e-6
+
+
+def test_a_table_in_words_holds_every_entry_and_the_way_to_the_next() -> None:
+    table = table_of(FACTS["GELU"], torch.device("cpu"))  # type: ignore[arg-type]
+    assert table is not None
+    words = packed(table)
+    assert words is not None
+    entries, steps = words >> 12, (words << 20) >> 20
+    torch.testing.assert_close(entries.double() / 500_000, table.double(), rtol=0, atol=1.1e-6)
+    assert torch.equal(entries[:-1] + steps[:-1], entries[1:]) and int(steps[-1]) == 0
+    assert packed(torch.tensor([0.0, 1.1])) is None and packed(torch.tensor([0.0, 0.005])) is None
+    assert packed(torch.tensor([1.0, 0.997, 1.0, -1.04])) is None
 
 
 @both

@@ -17,7 +17,7 @@ from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
 from actdiag.collect.lean import Lean
-from actdiag.collect.plan import TABLE, plan_of, table_of
+from actdiag.collect.plan import PACKED, TABLE, packed, plan_of, table_of
 from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction, fits
 from actdiag.collect.triton_reducer import Triton, wanted
 
@@ -167,5 +167,9 @@ class _Plan(NamedTuple):
 def _plan(facts: ActivationFacts, dtype: torch.dtype) -> _Plan:
     form, closed, ends, square = plan_of(facts, dtype)
     keep = table_of(facts, torch.device("cpu"))
-    numbers = (ctypes.c_float * 10)(*closed, *ends, *square, *TABLE)
+    words = None if keep is None else packed(keep)
+    if words is not None:
+        form, keep = PACKED[0], words
+    scale = TABLE[2] / (TABLE[1] - TABLE[0])
+    numbers = (ctypes.c_float * 13)(*closed, *ends, *square, *TABLE, scale, -TABLE[0] * scale, PACKED[1])
     return _Plan(form, numbers, None if keep is None else keep.data_ptr(), keep)
