@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from actdiag import Monitor
 from actdiag.collect import fused, reducing
 from actdiag.collect import kernel as compiling
-from actdiag.collect.activations import leaky_facts
+from actdiag.collect.activations import ActivationFacts, leaky_facts
 from actdiag.collect.fused import Fused, reducer
 from actdiag.collect.histogram import count_octaves
 from actdiag.collect.kernel import kernel
@@ -28,6 +28,7 @@ from actdiag.collect.layout import Units, arrange
 from actdiag.collect.lean import Lean
 from actdiag.collect.plan import inward, packed, table_of
 from actdiag.collect.reducing import Asked, Eager
+from actdiag.collect.slopes import Over
 from tests.oracle import statistics
 from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
 
@@ -267,6 +268,48 @@ def test_a_tabulated_gate_leaves_out_what_is_not_finite(make: Any, name: str, at
             wanted = make().reduce(Units(rest.view(1, 1, 131), 1), FACTS[name], Asked(gate=True)).gate_4
             assert found is not None and wanted is not None
             assert found[0] == wanted[0] == 131 and abs(float(found[1] - wanted[1])) <= 131 * 8e-6
+
+
+@both
+def test_a_table_that_fits_no_words_has_no_sign_either(make: Any) -> None:
+    facts = ActivationFacts(name="Mine", reads="input", gate=Over(lambda z: 0.3 * z, 1.0), form="table")
+    x = torch.randn(40, 3, 9, generator=torch.Generator().manual_seed(0))
+    found, expected = (r.reduce(Units(x, 1), facts, Asked(gate=True)).gate_4 for r in (make(), Eager()))
+    assert found is not None and expected is not None
+    torch.testing.assert_close(found, expected, rtol=NEAR, atol=0)
+
+
+TOUCHES: dict[str, Callable[[Tensor], Any]] = {
+    "nothing": lambda x: x,
+    "zero with a sign": lambda x: x.mul_(torch.where(x == 0, -1.0, 1.0)),
+    "one below zero": lambda x: put(x, half=-1e-30),
+    "one that is no number": lambda x: put(x, half=NAN),
+    "one beyond all": lambda x: put(x, half=INF),
+    "one below all": lambda x: put(x, half=-INF),
+    "all zero": lambda x: put(x, all=0.0),
+    "none zero": lambda x: x.add_(0.5),
+    "the first far away": lambda x: put(x, few=1e6),
+}
+"""What one unit of a ReLU's output may look like; x is [rows], a view."""
+
+
+@both
+@pytest.mark.parametrize("touch", list(TOUCHES))
+@pytest.mark.parametrize("name", ["RELU", "RELU6", "HARDSIGMOID", "GELU"])
+def test_openings_and_gates_are_those_of_the_eager_functions_beside_moments(make: Any, name: str, touch: str) -> None:
+    for shape, dim in (((130, 1, 270), 2), ((13, 10, 270), 2), ((24, 3, 40), 1), ((70, 2, 9), 1), ((5, 2, 3), 1)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).relu()
+        unit = x[..., -1] if dim == 2 else x[:, -1]
+        rows = unit.flatten().clone()
+        TOUCHES[touch](rows)
+        unit.copy_(rows.view(unit.shape))
+        for gate, opens in ((True, True), (True, False), (False, True)):
+            asked = Asked(moments=True, octaves=True, gate=gate, open=opens)
+            found, expected = (r.reduce(Units(x, dim), FACTS[name], asked) for r in (make(), Eager()))
+            assert (found.open_C is None) == (not opens) and (found.gate_4 is None) == (not gate)
+            same(found if opens else found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
+            if found.gate_4 is not None and expected.gate_4 is not None and name != "GELU":
+                assert found.gate_4.tolist() == expected.gate_4.tolist()
 
 
 def test_a_table_in_words_holds_every_entry_and_the_way_to_the_next() -> None:

@@ -405,7 +405,7 @@ typedef struct {
     Lanes lanes[TILE / WIDE];
     Ints shut[TILE / WIDE], opened[TILE / WIDE];
     float shift[TILE];
-    int64_t bad[TILE], open[TILE];
+    int64_t bad[TILE], zeros[TILE], open[TILE];
     int brief;
 } Tile;
 
@@ -473,13 +473,13 @@ static void add_open(const float *const *rows, const int *ends, int count, int64
 }
 
 /* Counts of 32 bits do not grow beyond a block of rows. */
-static void settle(int64_t width, double *zeros, Tile *t) {
+static void settle(int64_t width, Tile *t) {
     for (int64_t j = 0; j < width; j += WIDE) {
         const int64_t some = width - j < WIDE ? width - j : WIDE;
         Lanes *lanes = &t->lanes[j / WIDE];
         for (int64_t k = 0; k < some; k++) {
-            t->bad[j + k] -= lanes->bad[k], t->open[j + k] -= t->opened[j / WIDE][k];
-            *zeros -= lanes->zeros[k];
+            t->bad[j + k] -= lanes->bad[k], t->zeros[j + k] -= lanes->zeros[k];
+            t->open[j + k] -= t->opened[j / WIDE][k];
         }
         lanes->bad = lanes->zeros = t->opened[j / WIDE] = (Ints){0};
     }
@@ -499,7 +499,7 @@ static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, O
         if (parts & WITH_MOMENTS) {
             end_unit((double)(rows - t->bad[j]), t->shift[j], lanes->sum[half][at], lanes->squares[half][at],
                      lanes->low[k], lanes->high[k], units, out->columns + from + j);
-            out->sums[NONFINITE] += (double)t->bad[j];
+            out->sums[NONFINITE] += (double)t->bad[j], out->sums[ZEROS] += (double)t->zeros[j];
         }
         if (parts & WITH_OPEN) out->open[from + j] = (double)t->open[j];
     }
@@ -516,20 +516,28 @@ static int is_good(const int64_t *g, int64_t width, const Tile *t) {
     return 1;
 }
 
-/* `again`: in brief was not good enough. Octaves have been counted then. */
-static int try_tile(const float *x, const int64_t *g, int64_t from, int again, int parts, int form, const float *facts,
-                    const float *table, Out *out, Gates *to) {
-    double zeros = 0;
-    Tile t;
-    Gates found = {0, 0, 0, 0}, *gates = &found;
-    Octaves *octaves = again ? 0 : out->octaves;
-    const int64_t by = g[INNER] % g[EVERY];
-    int64_t off = from % g[EVERY];
-    const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE, all_rows = g[SAMPLES] * g[MIDDLE];
+/* Whether zero is what is closed of an output that has nothing below: moments then tell the rest. */
+INLINE int zero_closes(int parts, int form, const float *facts) {
+    const int asked = (parts & WITH_MOMENTS) && (parts & (WITH_GATE | WITH_OPEN));
+    return asked && (!(parts & WITH_GATE) || form == OPEN_GATE) && facts[CLOSED_LOW] == 0 &&
+           facts[CLOSED_HIGH] != facts[CLOSED_HIGH] && !has_ends(facts);
+}
+
+/* Openings and gates from the zeros of each unit, each row a sample; 0 where there is anything below 0 or not finite. */
+static int tell_from_zeros(const int64_t *g, int64_t width, Tile *t, Gates *gates) {
+    const int64_t rows = g[SAMPLES] * g[MIDDLE];
+    for (int64_t j = 0; j < width; j++)
+        if (t->bad[j] || !(t->lanes[j / WIDE].low[j % WIDE] >= 0)) return 0;
+    for (int64_t j = 0; j < width; j++) t->open[j] = rows - t->zeros[j], gates->gate += (double)t->open[j];
+    gates->n += (double)(rows * width);
+    return 1;
+}
+
+/* All rows of a tile, as many at once as stay in the cache. `off`: how far its first element lies behind a counted one. */
+static void add_tile(const float *x, const int64_t *g, int64_t width, int parts, int form, const float *facts,
+                     const float *table, Tile *t, Gates *gates, Octaves *octaves, int64_t off) {
+    const int64_t all_rows = g[SAMPLES] * g[MIDDLE], by = g[INNER] % g[EVERY];
     const int at_once = (parts & WITH_OPEN) && (parts & WITH_GATE) && form == OPEN_GATE && !has_ends(facts);
-    x += from;
-    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, !again, &t);
-    memset(t.shut, 0xff, sizeof t.shut);
     for (int64_t first = 0, since = 0; first < all_rows; first += ROWS) {
         const float *rows[ROWS];
         int ends[ROWS];
@@ -538,17 +546,30 @@ static int try_tile(const float *x, const int64_t *g, int64_t from, int again, i
             rows[r] = row_of(x, g, first + r);
             ends[r] = (first + r + 1) % g[MIDDLE] == 0;
         }
-        if (parts & WITH_MOMENTS) add_rows(rows, count, width, &t);
+        if (parts & WITH_MOMENTS) add_rows(rows, count, width, t);
         for (int r = 0; r < count && octaves; r++, off = turned(off, by, g[EVERY]))
             count_octaves(rows[r], off, width, octaves);
-        if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, &t, at_once ? gates : 0);
-        if ((parts & WITH_GATE) && !at_once)
-            add_gates(rows, count, width, form, facts, table, gates);
-        if ((since += count) >= 1 << 30) settle(width, &zeros, &t), since = 0;
+        if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, t, at_once ? gates : 0);
+        if ((parts & WITH_GATE) && !at_once) add_gates(rows, count, width, form, facts, table, gates);
+        if ((since += count) >= 1 << 30) settle(width, t), since = 0;
     }
-    settle(width, &zeros, &t);
+    settle(width, t);
+}
+
+/* `again`: in brief was not good enough. Octaves have been counted then. */
+static int try_tile(const float *x, const int64_t *g, int64_t from, int again, int parts, int form, const float *facts,
+                    const float *table, Out *out, Gates *to) {
+    Tile t;
+    Gates found = {0, 0, 0, 0};
+    const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE;
+    const int told = g[MIDDLE] == 1 && zero_closes(parts, form, facts), now = told ? WITH_MOMENTS : parts;
+    x += from;
+    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, !again, &t);
+    memset(t.shut, 0xff, sizeof t.shut);
+    add_tile(x, g, width, now, form, facts, table, &t, &found, again ? 0 : out->octaves, from % g[EVERY]);
     if (t.brief && !is_good(g, width, &t)) return 0;
-    if (parts & WITH_MOMENTS) out->sums[ZEROS] += zeros;
+    if (told && !tell_from_zeros(g, width, &t, &found))
+        add_tile(x, g, width, parts & ~WITH_MOMENTS, form, facts, table, &t, &found, 0, 0);
     end_tile(g, from, width, parts, out, &t);
     to->n += found.n, to->gate += found.gate, to->low += found.low, to->high += found.high;
     return 1;
@@ -579,11 +600,13 @@ static float first_finite(const float *x, const int64_t *g) {
     return 0;
 }
 
-static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit) {
+/* Its least value. */
+static float end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit) {
     float low = INFINITE, high = -INFINITE;
     for (int k = 0; k < WIDE; k++) low = l->low[k] < low ? l->low[k] : low, high = l->high[k] > high ? l->high[k] : high;
     end_unit((double)(g[SAMPLES] * g[INNER] - bad), shift, total(l->sum[0] + l->sum[1]),
              total(l->squares[0] + l->squares[1]), low, high, g[MIDDLE], unit);
+    return low;
 }
 
 /* All rows of a unit about a shift. `brief`: where that is good enough. Vectors of several rows make a block. */
@@ -647,8 +670,13 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
             about = first_finite(x, g);
             add_unit(x, g, unit, about, 0, &lanes, &bad, &zeros, octaves);
         }
-        end_rows(g, about, &lanes, bad, out->columns + unit);
+        const float least = end_rows(g, about, &lanes, bad, out->columns + unit);
         out->sums[NONFINITE] += (double)bad, out->sums[ZEROS] += (double)zeros;
+        if (zero_closes(parts, form, facts) && !bad && least >= 0) {
+            gates->n += (double)n, gates->gate += (double)(n - zeros), parts &= ~WITH_GATE;
+            if ((parts & WITH_OPEN) && (zeros == 0 || zeros == n))
+                out->open[unit] = zeros ? 0 : (double)g[SAMPLES], parts &= ~WITH_OPEN;
+        }
     }
     for (int64_t s = 0; s < g[SAMPLES] && (parts & (WITH_GATE | WITH_OPEN)); s += ROWS) {
         const float *rows[ROWS];
