@@ -9,6 +9,7 @@ import ctypes
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,17 +50,20 @@ class Fused:
         plan = self._plan(facts, units.x.dtype) if facts is not None and (asked.gate or asked.open) else None
         x, dim = _rows(units)
         geometry = _geometry((x.shape[0], x.shape[1], x.shape[2]), x.stride(), dim)
-        sums, columns, open_C = _outputs(units.units, asked)
+        sums = np.empty(_HEAD) if asked.moments or asked.gate else None
+        columns = _numbers(_COLUMNS, units.units) if asked.moments else None
+        open_C = _numbers(units.units) if asked.open else None
+        octaves = _counters() if asked.octaves else None
         form, numbers, table = (0, None, None) if plan is None else (plan.form, plan.numbers, plan.table)
         parts = _MOMENTS * asked.moments + _GATE * asked.gate + _OPEN * asked.open
-        octaves = torch.empty(BINS, dtype=torch.int64) if asked.octaves else None
-        at = (_address(sums), _address(columns), _address(open_C), _address(octaves))
+        head = None if sums is None else torch.from_numpy(sums)
+        at = (_address(head), _address(columns), _address(open_C), _address(octaves))
         self._library.actdiag_reduce(x.data_ptr(), geometry, parts, form, numbers, table, *at)
         return Reduction(
             columns_5C=columns,
-            counts_2=sums[:2] if sums is not None and asked.moments else None,
+            counts_2=torch.from_numpy(sums[:2]) if sums is not None and asked.moments else None,
             octaves=octaves,
-            gate_4=self._gate(units, facts, sums[2:]) if sums is not None and asked.gate else None,
+            gate_4=self._gate(units, facts, torch.from_numpy(sums[2:])) if sums is not None and asked.gate else None,
             open_C=open_C,
         )
 
@@ -73,9 +77,8 @@ class Fused:
         """See Reducer."""
         if not fits(g, copies=not g.is_contiguous()):
             return self._eager.gradient(g, octaves=octaves)
-        x = g.reshape(-1).float().contiguous()
-        out = torch.empty(4, dtype=torch.float64)
-        n, counts = x.numel(), torch.empty(BINS, dtype=torch.int64) if octaves else None
+        x = g if g.dtype == torch.float32 and g.is_contiguous() else g.reshape(-1).float().contiguous()
+        n, out, counts = x.numel(), _numbers(4), _counters() if octaves else None
         every = _every(n) if octaves else 1
         self._library.actdiag_gradient(x.data_ptr(), n, out.data_ptr(), every, _address(counts))
         return out, counts
@@ -90,7 +93,7 @@ class Fused:
 
     def _norms(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         n = len(tensors)
-        out = torch.empty(2, n, dtype=torch.float64)
+        out = _numbers(2, n)
         self._library.actdiag_squares(_pointers(tensors), _wholes([x.numel() for x in tensors]), n, *_rows_of(out))
         return list(zip(*(row.unbind() for row in out), strict=True))
 
@@ -99,7 +102,7 @@ class Fused:
         after, before = [a for a, _ in pairs], [b for _, b in pairs]
         if not _all_dense(before) or not all(a.dtype == torch.float32 and fits(a) for a in after):
             return self._eager.updates(pairs)
-        n, out = len(pairs), torch.empty(2, len(pairs), dtype=torch.float64)
+        n, out = len(pairs), _numbers(2, len(pairs))
         strides, sizes = _wholes([a.stride(0) for a in after]), _wholes([a.numel() for a in after])
         self._library.actdiag_updates(_pointers(after), strides, _pointers(before), sizes, n, *_rows_of(out))
         return list(zip(*(row.unbind() for row in out), strict=True))
@@ -122,11 +125,13 @@ def _rows_of(out: Tensor) -> tuple[int, int]:
     return out.data_ptr(), out.data_ptr() + 8 * out.shape[1]
 
 
-def _outputs(units: int, asked: Asked) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Memory for what is asked for: sums, five columns of moments, openings."""
-    sums = torch.empty(_HEAD, dtype=torch.float64) if asked.moments or asked.gate else None
-    columns = torch.empty(_COLUMNS, units, dtype=torch.float64) if asked.moments else None
-    return sums, columns, torch.empty(units, dtype=torch.float64) if asked.open else None
+def _numbers(*shape: int) -> Tensor:
+    """Memory for float64: NumPy gives and cuts it in a third of the time that torch takes."""
+    return torch.from_numpy(np.empty(shape))
+
+
+def _counters() -> Tensor:
+    return torch.from_numpy(np.empty(BINS, np.int64))
 
 
 def _address(x: Tensor | None) -> int | None:

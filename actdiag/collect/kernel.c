@@ -239,7 +239,7 @@ INLINE void packed_eight(const float *const *x, const float *facts, const float 
         Ints floor[4], word[4];
         for (int k = 0; k < 4; k++) {
             const Floats v = load(x[j + k]);
-            none[k % 2] += v * 0, at[k] = place_of(v, facts), floor[k] = __builtin_convertvector(at[k], Ints);
+            none[k % 2] += v * 0.0f, at[k] = place_of(v, facts), floor[k] = __builtin_convertvector(at[k], Ints);
         }
         for (int k = 0; k < 4; k++) word[k] = (Ints)read_at(table, floor[k]);
         for (int k = 0; k < 4; k++) some[k % 2] += unpacked(at[k], floor[k], word[k]);
@@ -410,6 +410,7 @@ typedef struct {
 } Tile;
 
 INLINE const float *row_of(const float *x, const int64_t *g, int64_t row) {
+    if (g[MIDDLE] == 1) return x + row * g[STRIDE_SAMPLE]; /* a division takes as long as a row of 64 elements */
     return x + row / g[MIDDLE] * g[STRIDE_SAMPLE] + row % g[MIDDLE] * g[STRIDE_MIDDLE];
 }
 
@@ -544,7 +545,7 @@ static void add_tile(const float *x, const int64_t *g, int64_t width, int parts,
         const int count = (int)(all_rows - first < ROWS ? all_rows - first : ROWS);
         for (int r = 0; r < count; r++) {
             rows[r] = row_of(x, g, first + r);
-            ends[r] = (first + r + 1) % g[MIDDLE] == 0;
+            ends[r] = g[MIDDLE] == 1 || (first + r + 1) % g[MIDDLE] == 0;
         }
         if (parts & WITH_MOMENTS) add_rows(rows, count, width, t);
         for (int r = 0; r < count && octaves; r++, off = turned(off, by, g[EVERY]))
