@@ -50,7 +50,6 @@ KERNEL = {
         ("what is below zero is open in rows", "&& !bad && least >= 0", "&& !bad"),
         ("what is no number is open in rows", "&& !bad && least >= 0", "&& least >= 0"),
         ("a row is a sample in any layout", "g[MIDDLE] == 1 && zero_closes", "zero_closes"),
-        ("any gate follows from zeros", "(!(parts & WITH_GATE) || form == OPEN_GATE) && ", ""),
         ("zeros of a unit are open", "t->open[j] = rows - t->zeros[j], gates", "t->open[j] = rows, gates"),
         ("zeros in rows are open gates", "(double)(n - zeros)", "(double)n"),
         ("a unit of zeros is open", "zeros ? 0 : (double)g[SAMPLES]", "(double)g[SAMPLES]"),
