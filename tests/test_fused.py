@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from actdiag import Monitor
 from actdiag.collect import fused, reducing
 from actdiag.collect import kernel as compiling
-from actdiag.collect.activations import leaky_facts
+from actdiag.collect.activations import ActivationFacts, leaky_facts
 from actdiag.collect.fused import Fused, reducer
+from actdiag.collect.histogram import count_octaves
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units, arrange
 from actdiag.collect.lean import Lean
-from actdiag.collect.plan import inward
+from actdiag.collect.plan import inward, packed, table_of
 from actdiag.collect.reducing import Asked, Eager
+from actdiag.collect.slopes import Over
 from tests.oracle import statistics
-from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, same, tensor_of
+from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
 
 compiled = pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
 both = pytest.mark.parametrize("make", [pytest.param(Fused, marks=compiled), Lean])
@@ -138,7 +140,9 @@ def test_sums_that_are_made_in_float_first_are_right_whatever_the_values_are(mak
         Units(x[: rows // 8 * 8].reshape(-1, 8, 37).movedim(2, 1).contiguous(), 1),  # short rows of several samples
         Units(x[: rows // 9 * 9].reshape(-1, 9, 37).movedim(2, 1).contiguous(), 1),  # that do not fill their vectors
     ):
-        found, expected = (r.reduce(units, None, Asked(moments=True)) for r in (make(), Eager()))
+        found, expected = (r.reduce(units, None, Asked(moments=True, octaves=True)) for r in (make(), Eager()))
+        assert found.octaves is not None and expected.octaves is not None
+        assert known(found.octaves) == known(expected.octaves), "also where it is gone through twice"
         assert found.columns_5C is not None and expected.columns_5C is not None
         (n_C, mean_C, m2_C, *ends), (count_C, center_C, spread_C, *limits) = found.columns_5C, expected.columns_5C
         assert torch.equal(n_C, count_C) and all(map(torch.equal, ends, limits))
@@ -156,6 +160,40 @@ def test_every_sample_of_a_large_tensor_counts(make: Any, shape: tuple[int, ...]
     units = Units(x, 1)
     found, expected = (r.reduce(units, None, Asked(moments=True, octaves=True)) for r in (make(), Eager()))
     same(found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
+
+
+WIDE = [
+    *((300, 1, 300), (1003, 1, 600), (7, 50, 300), (3, 4, 9000), (41, 30, 301), (5, 257, 100)),
+    *((1, 1, 90001), (70000, 1, 1), (64, 128, 16), (19, 3, 1200), (66, 1, 1025)),
+]
+"""Samples, positions or units: several tiles, rows of no whole number of vectors, long and short ones."""
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it lies": lambda x: x,
+    "turned": lambda x: x.transpose(0, 1),
+    "every other row": lambda x: x.repeat(1, 2, 1)[:, ::2],
+    "a part of each row": lambda x: x.repeat(1, 1, 2)[..., : x.shape[2]],
+}
+
+
+@both
+@pytest.mark.parametrize("view", list(VIEWS))
+@pytest.mark.parametrize("shape", WIDE)
+def test_of_a_large_tensor_the_same_elements_are_sampled(make: Any, shape: tuple[int, ...], view: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(shape, generator=generator) * 10 ** (20 * torch.rand(shape, generator=generator) - 10)
+    drift, broken = plain.clone(), plain.clone()
+    drift[..., ::3] = drift[..., ::3] * 1e-3 + 1e5  # is gone through twice
+    drift[: max(1, shape[0] // 20)] = 0
+    broken.view(-1)[::11] = NAN
+    for x in (plain, drift, broken):
+        seen = VIEWS[view](x)
+        expected = count_octaves(seen)
+        for dim in (1, 2):
+            for moments in (True, False):
+                found = make().reduce(Units(seen, dim), None, Asked(moments=moments, octaves=True))
+                assert found.octaves is not None and known(found.octaves) == known(expected)
+        counts = make().gradient(seen, octaves=True)[1]
+        assert counts is not None and known(counts) == known(expected)
 
 
 @both
@@ -198,6 +236,92 @@ def test_gates_of_a_square_and_gradients_leave_out_what_is_not_finite(make: Any,
         torch.testing.assert_close(found, expected, rtol=NEAR, atol=0)
     found, expected = (r.gradient(x, octaves=False)[0] for r in (make(), Eager()))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+TABLES = sorted(name for name, facts in FACTS.items() if facts is not None and facts.form == "table")
+
+
+@both
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("count", [3, 8, 64, 100])
+def test_a_tabulated_gate_is_right_to_eight_millionths(make: Any, name: str, count: int) -> None:
+    values = [*torch.linspace(-9, 9, 181).tolist(), -0.7518, 20.0, -20.0, 19.9999, 1e-30, -0.0, 77.7, -1e30, 3e38]
+    inside = {"SOFTSIGN": lambda v: abs(v) <= 1, "LOGSIGMOID": lambda v: v <= 0}
+    for value in filter(inside.get(name, lambda v: True), values):
+        x = torch.full((1, 1, count), value)
+        found, expected = (r.reduce(Units(x, 1), FACTS[name], Asked(gate=True)).gate_4 for r in (make(), Eager()))
+        assert found is not None and expected is not None and float(found[0]) == count
+        assert abs(float(found[1] - expected[1])) <= 8e-6 * count, value
+
+
+@both
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("at", [0, 8, 63, 64, 100, 131])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_tabulated_gate_leaves_out_what_is_not_finite(make: Any, name: str, at: int, value: float) -> None:
+    x = -torch.rand(132, generator=torch.Generator().manual_seed(0))
+    rest = torch.cat([x[:at], x[at + 1 :]])
+    x[at] = value
+    for shape in ((1, 1, 132), (1, 12, 11), (11, 1, 12), (4, 1, 33)):
+        for dim in (1, 2):
+            found = make().reduce(Units(x.view(shape), dim), FACTS[name], Asked(gate=True)).gate_4
+            wanted = make().reduce(Units(rest.view(1, 1, 131), 1), FACTS[name], Asked(gate=True)).gate_4
+            assert found is not None and wanted is not None
+            assert found[0] == wanted[0] == 131 and abs(float(found[1] - wanted[1])) <= 131 * 8e-6
+
+
+@both
+def test_a_table_that_fits_no_words_has_no_sign_either(make: Any) -> None:
+    facts = ActivationFacts(name="Mine", reads="input", gate=Over(lambda z: 0.3 * z, 1.0), form="table")
+    x = torch.randn(40, 3, 9, generator=torch.Generator().manual_seed(0))
+    found, expected = (r.reduce(Units(x, 1), facts, Asked(gate=True)).gate_4 for r in (make(), Eager()))
+    assert found is not None and expected is not None
+    torch.testing.assert_close(found, expected, rtol=NEAR, atol=0)
+
+
+TOUCHES: dict[str, Callable[[Tensor], Any]] = {
+    "nothing": lambda x: x,
+    "zero with a sign": lambda x: x.mul_(torch.where(x == 0, -1.0, 1.0)),
+    "one below zero": lambda x: put(x, half=-1e-30),
+    "one that is no number": lambda x: put(x, half=NAN),
+    "one beyond all": lambda x: put(x, half=INF),
+    "one below all": lambda x: put(x, half=-INF),
+    "all zero": lambda x: put(x, all=0.0),
+    "none zero": lambda x: x.add_(0.5),
+    "the first far away": lambda x: put(x, few=1e6),
+}
+"""What one unit of a ReLU's output may look like; x is [rows], a view."""
+
+
+@both
+@pytest.mark.parametrize("touch", list(TOUCHES))
+@pytest.mark.parametrize("name", ["RELU", "RELU6", "HARDSIGMOID", "GELU"])
+def test_openings_and_gates_are_those_of_the_eager_functions_beside_moments(make: Any, name: str, touch: str) -> None:
+    for shape, dim in (((130, 1, 270), 2), ((13, 10, 270), 2), ((24, 3, 40), 1), ((70, 2, 9), 1), ((5, 2, 3), 1)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).relu()
+        unit = x[..., -1] if dim == 2 else x[:, -1]
+        rows = unit.flatten().clone()
+        TOUCHES[touch](rows)
+        unit.copy_(rows.view(unit.shape))
+        for gate, opens in ((True, True), (True, False), (False, True)):
+            asked = Asked(moments=True, octaves=True, gate=gate, open=opens)
+            found, expected = (r.reduce(Units(x, dim), FACTS[name], asked) for r in (make(), Eager()))
+            assert (found.open_C is None) == (not opens) and (found.gate_4 is None) == (not gate)
+            same(found if opens else found._replace(open_C=torch.zeros(0)), expected, x.numel(), near=NEAR)
+            if found.gate_4 is not None and expected.gate_4 is not None and name != "GELU":
+                assert found.gate_4.tolist() == expected.gate_4.tolist()
+
+
+def test_a_table_in_words_holds_every_entry_and_the_way_to_the_next() -> None:
+    table = table_of(FACTS["GELU"], torch.device("cpu"))  # type: ignore[arg-type]
+    assert table is not None
+    words = packed(table)
+    assert words is not None
+    entries, steps = words >> 12, (words << 20) >> 20
+    torch.testing.assert_close(entries.double() / 500_000, table.double(), rtol=0, atol=1.1e-6)
+    assert torch.equal(entries[:-1] + steps[:-1], entries[1:]) and int(steps[-1]) == 0
+    assert packed(torch.tensor([0.0, 1.1])) is None and packed(torch.tensor([0.0, 0.005])) is None
+    assert packed(torch.tensor([1.0, 0.997, 1.0, -1.04])) is None
 
 
 @both

@@ -21,6 +21,7 @@
 #define WIDE 8
 #define FIRST 16 /* elements of a unit from which its mean is guessed */
 #define MANY 64  /* elements of a unit from which brevity pays */
+#define LONG 8   /* counted elements of a row from which octaves are counted row by row */
 #define BINS 512
 #define INLINE static inline __attribute__((always_inline))
 
@@ -30,11 +31,11 @@ typedef double Doubles __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 
 enum { SAMPLES, MIDDLE, INNER, STRIDE_SAMPLE, STRIDE_MIDDLE, UNIT_DIM, EVERY };
-enum { CLOSED_LOW, CLOSED_HIGH, SATURATED_LOW, SATURATED_HIGH, GATE_A, GATE_B, GATE_C, TABLE_LOW, TABLE_HIGH, STEPS };
+enum { CLOSED_LOW, CLOSED_HIGH, SATURATED_LOW, SATURATED_HIGH, GATE_A, GATE_B, GATE_C, TABLE_LOW, TABLE_HIGH, STEPS, SCALE, OFFSET, PART };
 enum { ZEROS, NONFINITE, GATE_N, GATE, GATE_LOW, GATE_HIGH, HEAD };
 enum { N, MEAN, M2, LOW, HIGH };
 enum { WITH_MOMENTS = 1, WITH_GATE = 2, WITH_OPEN = 4 };
-enum { NO_GATE, OPEN_GATE, SQUARE_GATE, TABLE_GATE };
+enum { NO_GATE, OPEN_GATE, SQUARE_GATE, TABLE_GATE, PACKED_GATE };
 
 #define INFINITE __builtin_inff()
 
@@ -49,6 +50,10 @@ INLINE Floats load_some(const float *x, int64_t count, float fill) {
     float v[WIDE];
     for (int k = 0; k < WIDE; k++) v[k] = k < count ? x[k] : fill;
     return load(v);
+}
+
+INLINE Floats take(const float *x, int64_t left, float fill) {
+    return left >= WIDE ? load(x) : load_some(x, left, fill);
 }
 
 INLINE Floats all(float v) { return (Floats){v, v, v, v, v, v, v, v}; }
@@ -200,6 +205,71 @@ static void table_gates(const float *x, int64_t count, const float *facts, const
     to->n += count_of(fine), to->gate += total(sum[0] + sum[1]);
 }
 
+/* Where in the table: the order of what is compared matters, a NaN becomes its beginning. */
+INLINE Floats place_of(Floats v, const float *facts) {
+    return lesser(greater(v * facts[SCALE] + facts[OFFSET], all(0)), all(facts[STEPS]));
+}
+
+/* An entry and how far the next one is from it in one word, 20 bits and 12, in parts of 1 / PART. Without the sign. */
+INLINE Floats unpacked(Floats at, Ints floor, Ints word) {
+    const Floats here = __builtin_convertvector(word >> 12, Floats);
+    const Floats step = __builtin_convertvector((Ints)(word << 20) >> 20, Floats);
+    const Floats gate = here + (at - __builtin_convertvector(floor, Floats)) * step;
+    return (Floats)((Ints)gate & 0x7fffffff);
+}
+
+INLINE void packed_one(Floats v, const float *facts, const float *table, Doubles *sum, Ints *fine) {
+    const Floats at = place_of(v, facts);
+    const Ints ok = is_number(v), floor = __builtin_convertvector(at, Ints);
+    const Floats gate = (Floats)((Ints)unpacked(at, floor, (Ints)read_at(table, floor)) & ok);
+    sum[0] += low_half(gate), sum[1] += high_half(gate);
+    *fine += ok;
+}
+
+static __attribute__((noinline)) void packed_with_care(const float *const *x, const float *facts, const float *table,
+                                                       Doubles *sum, Ints *fine) {
+    for (int k = 0; k < 8; k++) packed_one(load(x[k]), facts, table, sum, fine);
+}
+
+/* Eight vectors, four side by side, since each waits long for the table. 0 times what is not finite is no number. */
+INLINE void packed_eight(const float *const *x, const float *facts, const float *table, Doubles *sum, Ints *fine) {
+    Floats some[2] = {{0}, {0}}, none[2] = {{0}, {0}};
+    for (int j = 0; j < 8; j += 4) {
+        Floats at[4];
+        Ints floor[4], word[4];
+        for (int k = 0; k < 4; k++) {
+            const Floats v = load(x[j + k]);
+            none[k % 2] += v * 0.0f, at[k] = place_of(v, facts), floor[k] = __builtin_convertvector(at[k], Ints);
+        }
+        for (int k = 0; k < 4; k++) word[k] = (Ints)read_at(table, floor[k]);
+        for (int k = 0; k < 4; k++) some[k % 2] += unpacked(at[k], floor[k], word[k]);
+    }
+    const Floats gates = some[0] + some[1];
+    if (any(~is_number(none[0] + none[1])))
+        packed_with_care(x, facts, table, sum, fine);
+    else
+        sum[0] += low_half(gates), sum[1] += high_half(gates), *fine -= 8;
+}
+
+/* As table_gates, with one read of the table for two; in parts of 1 / PART. Vectors of several rows make eight. */
+static void packed_gates(const float *const *rows, int n, int64_t count, const float *facts, const float *table,
+                         Gates *to) {
+    Doubles sum[2] = {{0}, {0}};
+    Ints fine = {0};
+    const float *held[8];
+    int holds = 0;
+    for (int r = 0; r < n; r++) {
+        int64_t i = 0;
+        for (; i + WIDE <= count; i += WIDE) {
+            held[holds++] = rows[r] + i;
+            if (holds == 8) packed_eight(held, facts, table, sum, &fine), holds = 0;
+        }
+        if (i < count) packed_one(load_some(rows[r] + i, count - i, INFINITE), facts, table, sum, &fine);
+    }
+    for (int k = 0; k < holds; k++) packed_one(load(held[k]), facts, table, sum, &fine);
+    to->n += count_of(fine), to->gate += total(sum[0] + sum[1]);
+}
+
 static void saturated(const float *x, int64_t count, const float *facts, Gates *to) {
     Ints low = {0}, high = {0};
     int64_t i = 0;
@@ -218,14 +288,55 @@ INLINE int has_ends(const float *facts) {
     return facts[SATURATED_LOW] == facts[SATURATED_LOW] || facts[SATURATED_HIGH] == facts[SATURATED_HIGH];
 }
 
-static void add_gates(const float *x, int64_t count, int form, const float *facts, const float *table, Gates *to) {
-    if (form == SQUARE_GATE)
-        square_gates(x, count, facts, to);
-    else if (form == TABLE_GATE)
-        table_gates(x, count, facts, table, to);
-    else
-        open_gates(x, count, facts, to);
-    if (has_ends(facts)) saturated(x, count, facts, to);
+static void add_gates(const float *const *rows, int n, int64_t count, int form, const float *facts, const float *table,
+                      Gates *to) {
+    if (form == PACKED_GATE) packed_gates(rows, n, count, facts, table, to);
+    for (int r = 0; r < n; r++) {
+        if (form == SQUARE_GATE)
+            square_gates(rows[r], count, facts, to);
+        else if (form == TABLE_GATE)
+            table_gates(rows[r], count, facts, table, to);
+        else if (form != PACKED_GATE)
+            open_gates(rows[r], count, facts, to);
+        if (has_ends(facts)) saturated(rows[r], count, facts, to);
+    }
+}
+
+INLINE uint32_t octave(const float *x) {
+    uint32_t bits;
+    memcpy(&bits, x, 4);
+    return bits >> 23;
+}
+
+/* Counts of sign and exponent of every EVERY-th element in the order of the dimensions, while what was read is still in
+ * the cache. Four tables: the same octave twice in a row would wait for itself. */
+typedef struct {
+    uint32_t part[4][BINS + 1];
+    int64_t every;
+} Octaves;
+
+/* Of `count` elements in a row, the first of which lies `off` behind one that is counted. The last up to three are
+ * counted without branches, which would be guessed wrong in most rows: what is not there falls into a bin of its own. */
+INLINE void count_octaves(const float *x, int64_t off, int64_t count, Octaves *to) {
+    const int64_t every = to->every;
+    int64_t i = off ? every - off : 0;
+    for (; i + 3 * every < count; i += 4 * every)
+        for (int k = 0; k < 4; k++) to->part[k][octave(x + i + k * every)]++;
+    for (int k = 0; k < 3; k++, i += every) to->part[k][i < count ? octave(x + (i < count ? i : 0)) : BINS]++;
+}
+
+/* How far behind a counted element the next row begins, `by` elements (of a turn) after one that begins `off` behind. */
+INLINE int64_t turned(int64_t off, int64_t by, int64_t every) { return off + by - (off + by >= every ? every : 0); }
+
+static Octaves *begin_octaves(Octaves *to, int64_t every) {
+    memset(to->part, 0, sizeof to->part);
+    to->every = every;
+    return to;
+}
+
+static void end_octaves(const Octaves *from, int64_t *counts) {
+    for (int b = 0; b < BINS; b++)
+        counts[b] = (int64_t)from->part[0][b] + from->part[1][b] + from->part[2][b] + from->part[3][b];
 }
 
 /* Sums of eight lanes about a value of each; `bad` and `zeros` are counts below 0. */
@@ -294,16 +405,13 @@ typedef struct {
     Lanes lanes[TILE / WIDE];
     Ints shut[TILE / WIDE], opened[TILE / WIDE];
     float shift[TILE];
-    int64_t bad[TILE], open[TILE];
+    int64_t bad[TILE], zeros[TILE], open[TILE];
     int brief;
 } Tile;
 
 INLINE const float *row_of(const float *x, const int64_t *g, int64_t row) {
+    if (g[MIDDLE] == 1) return x + row * g[STRIDE_SAMPLE]; /* a division takes as long as a row of 64 elements */
     return x + row / g[MIDDLE] * g[STRIDE_SAMPLE] + row % g[MIDDLE] * g[STRIDE_MIDDLE];
-}
-
-INLINE Floats take(const float *x, int64_t left, float fill) {
-    return left >= WIDE ? load(x) : load_some(x, left, fill);
 }
 
 static void add_rows(const float *const *rows, int count, int64_t width, Tile *t) {
@@ -366,21 +474,22 @@ static void add_open(const float *const *rows, const int *ends, int count, int64
 }
 
 /* Counts of 32 bits do not grow beyond a block of rows. */
-static void settle(int64_t width, double *zeros, Tile *t) {
+static void settle(int64_t width, Tile *t) {
     for (int64_t j = 0; j < width; j += WIDE) {
         const int64_t some = width - j < WIDE ? width - j : WIDE;
         Lanes *lanes = &t->lanes[j / WIDE];
         for (int64_t k = 0; k < some; k++) {
-            t->bad[j + k] -= lanes->bad[k], t->open[j + k] -= t->opened[j / WIDE][k];
-            *zeros -= lanes->zeros[k];
+            t->bad[j + k] -= lanes->bad[k], t->zeros[j + k] -= lanes->zeros[k];
+            t->open[j + k] -= t->opened[j / WIDE][k];
         }
         lanes->bad = lanes->zeros = t->opened[j / WIDE] = (Ints){0};
     }
 }
 
-/* Where results go: HEAD sums, columns of one number a unit, openings of each unit. */
+/* Where results go: HEAD sums, columns of one number a unit, openings of each unit; octaves, if they are wanted. */
 typedef struct {
     double *sums, *columns, *open;
+    Octaves *octaves;
 } Out;
 
 static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, Out *out, Tile *t) {
@@ -391,7 +500,7 @@ static void end_tile(const int64_t *g, int64_t from, int64_t width, int parts, O
         if (parts & WITH_MOMENTS) {
             end_unit((double)(rows - t->bad[j]), t->shift[j], lanes->sum[half][at], lanes->squares[half][at],
                      lanes->low[k], lanes->high[k], units, out->columns + from + j);
-            out->sums[NONFINITE] += (double)t->bad[j];
+            out->sums[NONFINITE] += (double)t->bad[j], out->sums[ZEROS] += (double)t->zeros[j];
         }
         if (parts & WITH_OPEN) out->open[from + j] = (double)t->open[j];
     }
@@ -408,33 +517,60 @@ static int is_good(const int64_t *g, int64_t width, const Tile *t) {
     return 1;
 }
 
-static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, int parts, int form, const float *facts,
-                    const float *table, Out *out, Gates *to) {
-    double zeros = 0;
-    Tile t;
-    Gates found = {0, 0, 0, 0}, *gates = &found;
-    const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE, all_rows = g[SAMPLES] * g[MIDDLE];
+/* Whether zero is what is closed of an output that has nothing below: moments then tell the rest. */
+INLINE int zero_closes(int parts, int form, const float *facts) {
+    const int asked = (parts & WITH_MOMENTS) && (parts & (WITH_GATE | WITH_OPEN));
+    return asked && (!(parts & WITH_GATE) || form == OPEN_GATE) && facts[CLOSED_LOW] == 0 &&
+           facts[CLOSED_HIGH] != facts[CLOSED_HIGH] && !has_ends(facts);
+}
+
+/* Openings and gates from the zeros of each unit, each row a sample; 0 where there is anything below 0 or not finite. */
+static int tell_from_zeros(const int64_t *g, int64_t width, Tile *t, Gates *gates) {
+    const int64_t rows = g[SAMPLES] * g[MIDDLE];
+    for (int64_t j = 0; j < width; j++)
+        if (t->bad[j] || !(t->lanes[j / WIDE].low[j % WIDE] >= 0)) return 0;
+    for (int64_t j = 0; j < width; j++) t->open[j] = rows - t->zeros[j], gates->gate += (double)t->open[j];
+    gates->n += (double)(rows * width);
+    return 1;
+}
+
+/* All rows of a tile, as many at once as stay in the cache. `off`: how far its first element lies behind a counted one. */
+static void add_tile(const float *x, const int64_t *g, int64_t width, int parts, int form, const float *facts,
+                     const float *table, Tile *t, Gates *gates, Octaves *octaves, int64_t off) {
+    const int64_t all_rows = g[SAMPLES] * g[MIDDLE], by = g[INNER] % g[EVERY];
     const int at_once = (parts & WITH_OPEN) && (parts & WITH_GATE) && form == OPEN_GATE && !has_ends(facts);
-    x += from;
-    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, brief, &t);
-    memset(t.shut, 0xff, sizeof t.shut);
     for (int64_t first = 0, since = 0; first < all_rows; first += ROWS) {
         const float *rows[ROWS];
         int ends[ROWS];
         const int count = (int)(all_rows - first < ROWS ? all_rows - first : ROWS);
         for (int r = 0; r < count; r++) {
             rows[r] = row_of(x, g, first + r);
-            ends[r] = (first + r + 1) % g[MIDDLE] == 0;
+            ends[r] = g[MIDDLE] == 1 || (first + r + 1) % g[MIDDLE] == 0;
         }
-        if (parts & WITH_MOMENTS) add_rows(rows, count, width, &t);
-        if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, &t, at_once ? gates : 0);
-        if ((parts & WITH_GATE) && !at_once)
-            for (int r = 0; r < count; r++) add_gates(rows[r], width, form, facts, table, gates);
-        if ((since += count) >= 1 << 30) settle(width, &zeros, &t), since = 0;
+        if (parts & WITH_MOMENTS) add_rows(rows, count, width, t);
+        for (int r = 0; r < count && octaves; r++, off = turned(off, by, g[EVERY]))
+            count_octaves(rows[r], off, width, octaves);
+        if (parts & WITH_OPEN) add_open(rows, ends, count, width, facts, t, at_once ? gates : 0);
+        if ((parts & WITH_GATE) && !at_once) add_gates(rows, count, width, form, facts, table, gates);
+        if ((since += count) >= 1 << 30) settle(width, t), since = 0;
     }
-    settle(width, &zeros, &t);
+    settle(width, t);
+}
+
+/* `again`: in brief was not good enough. Octaves have been counted then. */
+static int try_tile(const float *x, const int64_t *g, int64_t from, int again, int parts, int form, const float *facts,
+                    const float *table, Out *out, Gates *to) {
+    Tile t;
+    Gates found = {0, 0, 0, 0};
+    const int64_t width = g[INNER] - from < TILE ? g[INNER] - from : TILE;
+    const int told = g[MIDDLE] == 1 && zero_closes(parts, form, facts), now = told ? WITH_MOMENTS : parts;
+    x += from;
+    begin_tile(x, g, parts & WITH_MOMENTS ? width : 0, !again, &t);
+    memset(t.shut, 0xff, sizeof t.shut);
+    add_tile(x, g, width, now, form, facts, table, &t, &found, again ? 0 : out->octaves, from % g[EVERY]);
     if (t.brief && !is_good(g, width, &t)) return 0;
-    if (parts & WITH_MOMENTS) out->sums[ZEROS] += zeros;
+    if (told && !tell_from_zeros(g, width, &t, &found))
+        add_tile(x, g, width, parts & ~WITH_MOMENTS, form, facts, table, &t, &found, 0, 0);
     end_tile(g, from, width, parts, out, &t);
     to->n += found.n, to->gate += found.gate, to->low += found.low, to->high += found.high;
     return 1;
@@ -442,8 +578,8 @@ static int try_tile(const float *x, const int64_t *g, int64_t from, int brief, i
 
 static void reduce_tile(const float *x, const int64_t *g, int64_t from, int parts, int form, const float *facts,
                         const float *table, Out *out, Gates *gates) {
-    if (!try_tile(x, g, from, 1, parts, form, facts, table, out, gates))
-        try_tile(x, g, from, 0, parts, form, facts, table, out, gates);
+    if (!try_tile(x, g, from, 0, parts, form, facts, table, out, gates))
+        try_tile(x, g, from, 1, parts, form, facts, table, out, gates);
 }
 
 /* Units are the middle dimension: each row of `inner` elements is of one unit. */
@@ -465,20 +601,23 @@ static float first_finite(const float *x, const int64_t *g) {
     return 0;
 }
 
-static void end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit) {
+/* Its least value. */
+static float end_rows(const int64_t *g, float shift, const Lanes *l, int64_t bad, double *unit) {
     float low = INFINITE, high = -INFINITE;
     for (int k = 0; k < WIDE; k++) low = l->low[k] < low ? l->low[k] : low, high = l->high[k] > high ? l->high[k] : high;
     end_unit((double)(g[SAMPLES] * g[INNER] - bad), shift, total(l->sum[0] + l->sum[1]),
              total(l->squares[0] + l->squares[1]), low, high, g[MIDDLE], unit);
+    return low;
 }
 
 /* All rows of a unit about a shift. `brief`: where that is good enough. Vectors of several rows make a block. */
-static void add_unit(const float *x, const int64_t *g, float about, int brief, Lanes *lanes, int64_t *bad,
-                     int64_t *zeros) {
+static void add_unit(const float *x, const int64_t *g, int64_t unit, float about, int brief, Lanes *lanes, int64_t *bad,
+                     int64_t *zeros, Octaves *octaves) {
     const Floats shift = all(about);
     const Doubles low = low_half(shift), high = high_half(shift);
-    const int64_t count = g[INNER], rest = count % WIDE;
+    const int64_t count = g[INNER], rest = count % WIDE, by = g[MIDDLE] * count % g[EVERY];
     const float *block[ROWS];
+    int64_t off = unit * count % g[EVERY];
     int held = 0;
     begin(lanes);
     *bad = *zeros = 0;
@@ -492,6 +631,7 @@ static void add_unit(const float *x, const int64_t *g, float about, int brief, L
                 for (int r = 0; r < held; r++) add(load(block[r]), shift, low, high, lanes);
             held = 0;
         }
+        if (octaves) count_octaves(row, off, count, octaves), off = turned(off, by, g[EVERY]);
         if (rest) {
             add(load_some(row + count - rest, rest, INFINITE), shift, low, high, lanes);
             *bad -= WIDE - rest;
@@ -515,6 +655,7 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
                         const float *table, Out *out, Gates *gates) {
     const int64_t count = g[INNER], n = g[SAMPLES] * count;
     int64_t open = 0, bad = 0, zeros = 0;
+    Octaves *octaves = out->octaves; /* of the first time */
     x += unit * g[STRIDE_MIDDLE];
     if (parts & WITH_MOMENTS) {
         Lanes lanes;
@@ -522,30 +663,49 @@ static void reduce_rows(const float *x, const int64_t *g, int64_t unit, int part
         int good = 0;
         if (n >= MANY * WIDE) {
             about = guessed(x, g);
-            add_unit(x, g, about, 1, &lanes, &bad, &zeros);
+            add_unit(x, g, unit, about, 1, &lanes, &bad, &zeros, octaves), octaves = 0;
             good = is_near((double)(n - bad), total(lanes.sum[0] + lanes.sum[1]),
                            total(lanes.squares[0] + lanes.squares[1]));
         }
         if (!good) {
             about = first_finite(x, g);
-            add_unit(x, g, about, 0, &lanes, &bad, &zeros);
+            add_unit(x, g, unit, about, 0, &lanes, &bad, &zeros, octaves);
         }
-        end_rows(g, about, &lanes, bad, out->columns + unit);
+        const float least = end_rows(g, about, &lanes, bad, out->columns + unit);
         out->sums[NONFINITE] += (double)bad, out->sums[ZEROS] += (double)zeros;
+        if (zero_closes(parts, form, facts) && !bad && least >= 0) {
+            gates->n += (double)n, gates->gate += (double)(n - zeros), parts &= ~WITH_GATE;
+            if ((parts & WITH_OPEN) && (zeros == 0 || zeros == n))
+                out->open[unit] = zeros ? 0 : (double)g[SAMPLES], parts &= ~WITH_OPEN;
+        }
     }
-    for (int64_t s = 0; s < g[SAMPLES] && (parts & (WITH_GATE | WITH_OPEN)); s++) {
-        const float *row = x + s * g[STRIDE_SAMPLE];
-        if (parts & WITH_GATE) add_gates(row, count, form, facts, table, gates);
-        if (parts & WITH_OPEN) open += !all_closed(row, count, facts);
+    for (int64_t s = 0; s < g[SAMPLES] && (parts & (WITH_GATE | WITH_OPEN)); s += ROWS) {
+        const float *rows[ROWS];
+        const int some = (int)(g[SAMPLES] - s < ROWS ? g[SAMPLES] - s : ROWS);
+        for (int r = 0; r < some; r++) rows[r] = x + (s + r) * g[STRIDE_SAMPLE];
+        if (parts & WITH_GATE) add_gates(rows, some, count, form, facts, table, gates);
+        for (int r = 0; r < some && parts & WITH_OPEN; r++) open += !all_closed(rows[r], count, facts);
     }
     if (parts & WITH_OPEN) out->open[unit] = (double)open;
 }
 
-/* `parts`: what is asked for; memory for anything else may be missing. An end that is NaN: none. */
+static void octaves_alone(const float *x, const int64_t *g, int64_t *counts) {
+    const int64_t n = g[SAMPLES] * g[MIDDLE] * g[INNER];
+    Octaves counted, *to = begin_octaves(&counted, g[EVERY]);
+    if ((g[SAMPLES] == 1 || g[STRIDE_SAMPLE] == g[MIDDLE] * g[INNER]) && (g[MIDDLE] == 1 || g[STRIDE_MIDDLE] == g[INNER]))
+        count_octaves(x, 0, n, to);
+    else
+        for (int64_t i = 0; i < n; i += to->every) to->part[0][octave(row_of(x, g, i / g[INNER]) + i % g[INNER])]++;
+    end_octaves(to, counts);
+}
+
+/* `parts`: what is asked for, octaves where there is memory for them; memory for anything else may be missing. An end that is NaN: none. */
 void actdiag_reduce(const float *x, const int64_t *g, int parts, int form, const float *facts, const float *table,
-                    double *sums, double *columns, double *open) {
+                    double *sums, double *columns, double *open, int64_t *octaves) {
     Gates gates = {0, 0, 0, 0};
-    Out out = {sums, columns, open};
+    Octaves counted;
+    const int at_once = octaves && parts & WITH_MOMENTS && g[INNER] >= LONG * g[EVERY];
+    Out out = {sums, columns, open, at_once ? begin_octaves(&counted, g[EVERY]) : 0};
     if (sums) memset(sums, 0, HEAD * sizeof *sums);
     if (g[UNIT_DIM] == 2)
         for (int64_t from = 0; from < g[INNER]; from += TILE)
@@ -553,31 +713,14 @@ void actdiag_reduce(const float *x, const int64_t *g, int parts, int form, const
     else
         for (int64_t unit = 0; unit < g[MIDDLE]; unit++)
             reduce_rows(x, g, unit, parts, form, facts, table, &out, &gates);
+    if (at_once)
+        end_octaves(&counted, octaves);
+    else if (octaves)
+        octaves_alone(x, g, octaves);
     if (!(parts & WITH_GATE)) return;
+    if (form == PACKED_GATE) gates.gate /= facts[PART];
     sums[GATE_N] = gates.n, sums[GATE] = form == NO_GATE ? 0 : gates.gate;
     sums[GATE_LOW] = gates.low, sums[GATE_HIGH] = gates.high;
-}
-
-INLINE uint32_t octave(const float *x) {
-    uint32_t bits;
-    memcpy(&bits, x, 4);
-    return bits >> 23;
-}
-
-/* Counts of sign and exponent of every EVERY-th element in the order of the dimensions. Four tables: the same octave
- * twice in a row would wait for itself. */
-void actdiag_octaves(const float *x, const int64_t *g, int64_t *counts) {
-    uint32_t part[4][BINS];
-    const int64_t n = g[SAMPLES] * g[MIDDLE] * g[INNER], every = g[EVERY];
-    memset(part, 0, sizeof part);
-    if ((g[SAMPLES] == 1 || g[STRIDE_SAMPLE] == g[MIDDLE] * g[INNER]) && (g[MIDDLE] == 1 || g[STRIDE_MIDDLE] == g[INNER])) {
-        int64_t i = 0;
-        for (; i + 3 * every < n; i += 4 * every)
-            for (int k = 0; k < 4; k++) part[k][octave(x + i + k * every)]++;
-        for (; i < n; i += every) part[0][octave(x + i)]++;
-    } else
-        for (int64_t i = 0; i < n; i += every) part[0][octave(row_of(x, g, i / g[INNER]) + i % g[INNER])]++;
-    for (int b = 0; b < BINS; b++) counts[b] = (int64_t)part[0][b] + part[1][b] + part[2][b] + part[3][b];
 }
 
 /* Squares of contiguous elements in double, and how many are 0: four sums, since one would wait for itself. */
@@ -608,9 +751,10 @@ static int64_t square_up_finite(const float *x, int64_t n, double *squares, int6
     return fine;
 }
 
-/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements. */
-void actdiag_gradient(const float *x, int64_t n, double *out) {
+/* Finite elements, their squares, zeros and non-finite ones of n contiguous elements; octaves of every `every`-th. */
+void actdiag_gradient(const float *x, int64_t n, double *out, int64_t every, int64_t *octaves) {
     double squares = 0;
+    Octaves counted, *to = octaves ? begin_octaves(&counted, every) : 0;
     int64_t fine = 0, zeros = 0;
     for (int64_t from = 0; from < n; from += 1 << 12) {
         const int64_t count = n - from < 1 << 12 ? n - from : 1 << 12;
@@ -620,7 +764,9 @@ void actdiag_gradient(const float *x, int64_t n, double *out) {
             squares += sum, zeros += none, fine += count;
         else
             fine += square_up_finite(x + from, count, &squares, &zeros);
+        if (to) count_octaves(x + from, from % every, count, to);
     }
+    if (to) end_octaves(to, octaves);
     out[0] = (double)fine, out[1] = squares, out[2] = (double)zeros, out[3] = (double)(n - fine);
 }
 

@@ -26,9 +26,8 @@ _SECONDS = 60
 
 _POINTER, _WHOLE, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _ARGUMENTS = {
-    "actdiag_reduce": (_POINTER, _POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5),
-    "actdiag_octaves": (_POINTER, _POINTER, _POINTER),
-    "actdiag_gradient": (_POINTER, _LONG, _POINTER),
+    "actdiag_reduce": (_POINTER, _POINTER, _WHOLE, _WHOLE, *[_POINTER] * 6),
+    "actdiag_gradient": (_POINTER, _LONG, _POINTER, _LONG, _POINTER),
     "actdiag_squares": (_POINTER, _POINTER, _LONG, _POINTER, _POINTER),
     "actdiag_keep": (*[_POINTER] * 3, _LONG, _POINTER),
     "actdiag_updates": (*[_POINTER] * 4, _LONG, _POINTER, _POINTER),

@@ -14,7 +14,11 @@ from actdiag.collect.slopes import Over
 
 FORMS = {None: 0, "open": 1, "square": 2, "table": 3}
 TABLE = (-20.0, 20.0, 8192)
-"""Range and steps of tabulated gates: linear between entries 1/205 apart, which is right to 5e-6; flat beyond."""
+"""Range and steps of tabulated gates: linear between entries 1/205 apart, which is right to 5e-6 (Softsign: 8e-6);
+flat beyond."""
+PACKED = (4, 500_000)
+"""The form of a table in words, and the parts of 1 in them: rounding adds 1e-6 to the 5e-6 above."""
+_BITS = 12
 
 
 class Plan(NamedTuple):
@@ -62,3 +66,16 @@ def table_of(facts: ActivationFacts, device: torch.device) -> Tensor | None:
     gate = facts.gate.signed if isinstance(facts.gate, Over) else facts.gate
     low, high, steps = TABLE
     return gate(torch.linspace(low, high, steps + 1, dtype=torch.float64, device=device)).float().contiguous()
+
+
+def packed(table: Tensor) -> Tensor | None:
+    """Each entry and its distance to the next in one word, int32: 20 bits and 12, so that a kernel reads once.
+
+    None where one does not fit: gates of outputs grow beyond 1 where no output can be.
+    """
+    entries = np.rint(table.numpy().astype(np.float64) * PACKED[1])
+    steps = np.diff(entries, append=entries[-1:])
+    if np.abs(entries).max() >= 2 ** (31 - _BITS) or np.abs(steps).max() >= 2 ** (_BITS - 1):
+        return None
+    words = entries.astype(np.int64) * 2**_BITS + (steps.astype(np.int64) & (2**_BITS - 1))
+    return torch.from_numpy(words.astype(np.int32))
