@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -187,6 +187,15 @@ class Snapshot:
         )
 
 
+def site_of(values: Mapping[str, Any]) -> SiteStats:
+    """`SiteStats(**values)`, in half the time: the forty fields of a frozen dataclass are set one by one else."""
+    site = object.__new__(SiteStats)
+    vars(site).update(_defaults())
+    vars(site).update(values)
+    site.__post_init__()
+    return site
+
+
 def site_from_dict(raw: Mapping[str, Any]) -> SiteStats:
     """A SiteStats from the plain values of `asdict`, with lists where tuples were. Raises ValueError."""
     values = _checked(SiteStats, raw)
@@ -230,6 +239,11 @@ def spell_in(value: Any) -> Any:
 @cache
 def _float_names(kind: Any) -> tuple[str, ...]:
     return tuple(name for name, metadata in stat_fields(kind).items() if metadata["kind"] == "float")
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return {spec.name: spec.default for spec in fields(SiteStats) if spec.default is not MISSING}
 
 
 _SPELLED = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}

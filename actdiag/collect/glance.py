@@ -59,10 +59,13 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
         return NO_SILENCE
     units = ages_3C.shape[1]
     samples_C, observations_C = ages_3C[0], ages_3C[1]
+    last = np.count_nonzero(observations_C >= 1) / units
     long_C = samples_C[observations_C >= MIN_OBSERVATIONS]
+    if not long_C.size:  # of most layers, at most steps
+        return Silence(last, 0.0, 0.0, 0.0)
     ages = (SUSPECT_SAMPLES, max(window / 2, SUSPECT_SAMPLES), window)
     suspect, half, whole = (np.count_nonzero(long_C >= age) / units for age in ages)
-    return Silence(np.count_nonzero(observations_C >= 1) / units, suspect, half, whole)
+    return Silence(last, suspect, half, whole)
 
 
 class _Enough(TypedDict):

@@ -235,7 +235,8 @@ def _source(
 
 
 def _has_parameters(module: nn.Module | None) -> bool:
-    return module is not None and next(module.parameters(recurse=False), None) is not None
+    # `module.parameters()` goes by way of `named_modules`, which costs more than the rest of the hook's own Python.
+    return module is not None and any(p is not None for p in module._parameters.values())
 
 
 def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:

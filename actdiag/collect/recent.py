@@ -74,7 +74,7 @@ class Recent:
 
     @property
     def units(self) -> int:
-        return len(self.last_C)
+        return self.last_C.shape[0]
 
     def observe(self, open_C: Tensor, samples: int, step: int) -> None:
         """Add one batch in which `open_C` of `samples` samples opened each unit. No synchronization."""
@@ -102,6 +102,8 @@ class Recent:
         """
         if not self._stamps:
             return np.zeros(0, np.int64), np.zeros(0)
+        if len(self._stamps) == 1:  # as where every step is recorded
+            return np.array(self._stamps), np.array(self._totals)
         enough = bisect_right(self._totals, self._totals[-1] - samples) - 1
         first = max(0, min(enough, len(self._stamps) - 1 - observations))
         stamps, totals = np.array(self._stamps[first:]), np.array(self._totals[first:])

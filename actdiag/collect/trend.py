@@ -15,7 +15,7 @@ Legend: C units, B bins.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -52,12 +52,13 @@ class Bin:
 
     def add(self, seen: Openings) -> Bin:
         """With what has been observed since."""
-        return replace(
-            self,
+        steps_T = seen.steps_T
+        return Bin(
             opens_C=self.opens_C + seen.opens_C,
             samples=self.samples + float(seen.samples_T.sum()),
-            moment=self.moment + float((seen.steps_T * seen.samples_T).sum()),
-            last=int(seen.steps_T[-1]),
+            moment=self.moment + float((steps_T * seen.samples_T).sum()),
+            first=self.first,
+            last=int(steps_T[-1]),
         )
 
     @property
@@ -120,11 +121,11 @@ class Trend:
         """With what has been observed since; a bin is not closed by it."""
         if not len(seen.stamps_T):
             return self
-        steps_T = seen.steps_T
-        empty = Bin(
-            opens_C=np.zeros_like(seen.opens_C), samples=0.0, moment=0.0, first=int(steps_T[0]), last=int(steps_T[0])
-        )
-        return replace(self, filling=(self.filling or empty).add(seen))
+        filling = self.filling
+        if filling is None:
+            first = int(seen.steps_T[0])
+            filling = Bin(opens_C=np.zeros_like(seen.opens_C), samples=0.0, moment=0.0, first=first, last=first)
+        return Trend(self.bins, filling.add(seen), self.fitted)
 
     def close(self) -> Trend:
         """At a recorded step: a full bin is kept, and the next one begun."""

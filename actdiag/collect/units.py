@@ -14,7 +14,7 @@ Legend: C units, T observations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,11 @@ class UnitEvidence:
         turned = self.block[0] >= self.window
         open_C, before_C = (0.0, self.open_C) if turned else (self.open_C, self.open_before_C)
         done, before = (0, self.block[0]) if turned else self.block
-        return replace(
-            self,
+        return UnitEvidence(
             ages_3C=self._ages(seen),
             open_C=open_C + seen.opens_C,
             open_before_C=before_C,
+            window=self.window,
             block=(done + total, before),
             samples=self.samples + total,
             observations=self.observations + len(seen.stamps_T),
@@ -166,6 +166,7 @@ class UnitLedger:
         self._died_at_C = np.full(count, -1, dtype=np.int64)
         self._revived_at_C = np.full(count, -1, dtype=np.int64)
         self._back_from_C, self._flickers = np.zeros(count), False
+        self._deaths = False
         self._noted: UnitEvidence | None = None
 
     def state(self) -> dict[str, Any]:
@@ -185,6 +186,7 @@ class UnitLedger:
         count = evidence.units
         ledger = UnitLedger(count)
         ledger._died_at_C = saved_tensor(state, "died_at", torch.int64, shape=(count,)).numpy()
+        ledger._deaths = bool((ledger._died_at_C >= 0).any())
         ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
         if "back_from" in state:  # an older state does not have it
             ledger._back_from_C = saved_tensor(state, "back_from", torch.float64, shape=(count,)).numpy()
@@ -228,28 +230,32 @@ class UnitLedger:
         ago; alive: everything else. Dead and suspect need 16 observed batches of silence.
         """
         self.note(evidence)
-        ages_3C, opened = evidence.ages_3C, evidence.open_C + evidence.open_before_C
-        silent = ages_3C[1] >= MIN_OBSERVATIONS
-        dead = silent & (ages_3C[0] >= evidence.window)
-        seen = sum(evidence.block)
-        missed = opened / np.maximum(seen - ages_3C[0], np.maximum(opened, 1)) * ages_3C[0]
-        suspect = silent & (ages_3C[0] >= SUSPECT_SAMPLES) & ~dead & ((opened == 0) | (missed >= _MISSED))
-        rate = opened / max(seen, 1)
-        rare = (rate < RARE_RATE) & (seen >= SUSPECT_SAMPLES) & ~dead & ~suspect
-        revived = self._remember(dead, silent, ages_3C[2], evidence, step)
-        letters = np.full(dead.shape, ord("a"), np.uint8)
-        for mask, letter in ((rare, "r"), (suspect, "s"), (revived & ~suspect & ~dead, "v"), (dead, "d")):
-            letters[mask] = ord(letter)
+        silent, seen = evidence.ages_3C[1] >= MIN_OBSERVATIONS, sum(evidence.block)
+        letters = np.full(silent.shape, ord("a"), np.uint8)
+        if seen >= SUSPECT_SAMPLES:
+            letters[(evidence.open_C + evidence.open_before_C) / seen < RARE_RATE] = ord("r")
+        # Of most layers, at most steps, no unit is silent, and none has ever been dead.
+        half = self._mark(letters, silent, evidence, step) if self._deaths or silent.any() else 0
         known = evidence.samples >= SUSPECT_SAMPLES and evidence.observations >= MIN_OBSERVATIONS
-        died = self._died_at_C[self._died_at_C >= 0]
         return UnitVerdict(
             states=letters.tobytes().decode("ascii"),
             evidence_samples=min(evidence.samples, evidence.window),
-            first_death_step=int(died.min()) if died.size else None,
-            half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
-            flickering=self._flickering(evidence),
+            first_death_step=int(self._died_at_C[self._died_at_C >= 0].min()) if self._deaths else None,
+            half_window=half,
+            flickering=self._flickering(evidence) if self._flickers else 0,
             known=known,
         )
+
+    def _mark(self, letters: NDArray[np.uint8], silent: NDArray[np.bool_], evidence: UnitEvidence, step: int) -> int:
+        """Mark what has revived, what is suspect and what is dead; how many were silent for half of the window."""
+        samples_C, opened = evidence.ages_3C[0], evidence.open_C + evidence.open_before_C
+        dead = silent & (samples_C >= evidence.window)
+        missed = opened / np.maximum(sum(evidence.block) - samples_C, np.maximum(opened, 1)) * samples_C
+        suspect = silent & (samples_C >= SUSPECT_SAMPLES) & ((opened == 0) | (missed >= _MISSED))
+        revived = self._remember(dead, silent, evidence.ages_3C[2], evidence, step)
+        for mask, letter in ((revived, "v"), (suspect, "s"), (dead, "d")):
+            letters[mask] = ord(letter)
+        return int((silent & (samples_C >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum())
 
     def _remember(
         self,
@@ -272,4 +278,5 @@ class UnitLedger:
         self._revived_at_C[back] = n
         again = dead & (self._revived_at_C >= 0)
         self._revived_at_C[again] = -1
+        self._deaths = bool((self._died_at_C >= 0).any())
         return self._revived_at_C >= 0
