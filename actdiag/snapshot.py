@@ -25,6 +25,7 @@ ParameterState = Literal["trained", "frozen", "no_grad", "zero_grad", "not_in_op
 
 UNIT_STATES = {"a": "alive", "r": "rare", "s": "suspect", "d": "dead", "v": "revived"}
 """One letter a unit in `SiteStats.unit_states`."""
+_LETTERS = {name: letter for letter, name in UNIT_STATES.items()}
 
 
 def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
@@ -120,8 +121,8 @@ class SiteStats:
 
     def units_in(self, state: str) -> list[int]:
         """Indices of the units in a state: "alive", "rare", "suspect", "dead" or "revived"."""
-        letter = {name: letter for letter, name in UNIT_STATES.items()}[state]
-        return [i for i, s in enumerate(self.unit_states or "") if s == letter]
+        letter, states = _LETTERS[state], self.unit_states or ""
+        return [i for i, s in enumerate(states) if s == letter] if letter in states else []
 
 
 @dataclass(frozen=True, kw_only=True)
