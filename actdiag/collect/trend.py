@@ -141,8 +141,8 @@ class Trend:
         """
         if self.fitted is None:
             return None
-        line, step_B, lowest_C = self.fitted
-        falling_C = alive_C & lowest_C & (line.slope_C < -SURE * line.error_C)
+        line, step_B, falling_C = self.fitted
+        falling_C = alive_C & falling_C
         if not falling_C.any():
             return Forecast(0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -175,17 +175,20 @@ class Line(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The line of each unit, the steps of the bins, and whether its last distance is below all before it."""
+    """The line of each unit, the steps of the bins, and whether it surely falls: its last distance is below all before
+    it, and so is the slope below its error."""
 
     line: Line
     step_B: Floats
-    lowest_C: NDArray[np.bool_]
+    falling_C: NDArray[np.bool_]
 
 
 def _fit_bins(bins: tuple[Bin, ...]) -> Fitted:
     step_B = np.array([one.moment / one.samples for one in bins])
     z_BC, weight_BC = _distances(np.stack([one.opens_C for one in bins]), np.array([one.samples for one in bins]))
-    return Fitted(_fit(step_B, z_BC, weight_BC), step_B, z_BC[-1] < z_BC[:-1].min(axis=0))
+    line = _fit(step_B, z_BC, weight_BC)
+    lowest_C = z_BC[-1] < z_BC[:-1].min(axis=0)
+    return Fitted(line, step_B, lowest_C & (line.slope_C < -SURE * line.error_C))
 
 
 @cache
