@@ -36,7 +36,7 @@ GLANCE = {
         ("a look asks again and again", "and now >= before + RECORD_RISE", ""),
         (
             "what a recorded step has told is forgotten",
-            "self._most[key] = silence(known.evidence.ages_3C, self._window)",
+            "self._most[key] = silence(settled, self._window)",
             "self._most[key] = NO_SILENCE",
         ),
     ],

@@ -42,7 +42,7 @@ class Collector:
                 raise ConfigError(f"activations[{key!r}] must be ActivationFacts, got {type(facts).__name__}")
         self.models = {name: weakref.ref(model) for name, model in models.items()}
         self.targets: list[Target] = discover(models, self.own, include=options.include, exclude=options.exclude)
-        self._prefixes: dict[str, str] = {}
+        self._prefixes = [name for name in self.models if name]
         self._names = {target.name for target in self.targets}
         self._observed = {target.name for target in self.targets if target.facts is not None}
         self.sites: dict[tuple[str, int], Site] = {}
@@ -79,11 +79,7 @@ class Collector:
 
     def prefix(self, name: str) -> str:
         """The name of the model that a module belongs to."""
-        found = self._prefixes.get(name)
-        if found is None:
-            fits = (p for p in self.models if p and (name == p or name.startswith((f"{p}.", f"{p}/"))))
-            found = self._prefixes[name] = next(fits, "")
-        return found
+        return next((p for p in self._prefixes if name == p or name.startswith((f"{p}.", f"{p}/"))), "")
 
     def next_call(self, key: str, traced: int | None = None) -> int:
         """The call number in the running forward; always 0 where scopes are not followed.
@@ -215,7 +211,7 @@ class Collector:
             site = self.site(key, self.next_call(key, call), kind=facts.name, role="activation", facts=facts)
             site.traced = call is not None
             counted = counts(site, self)
-            observe(site, self, out, module=None, given=x, counted=counted)
+            observe(site, self, out, module=None, given=x)
             return site if counted else None
         except Exception as error:
             self.fail(key, error)

@@ -85,6 +85,7 @@ class Glance:
         self._window, self._warning = window, warning
         self._enough: _Enough = {"samples": max(window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
         self._most: dict[Key, Silence] = {}
+        self._settled: dict[Key, NDArray[np.float64]] = {}
         self._coming: dict[Key, _Coming] = {}
 
     def look(self, sites: Mapping[Key, Site], memory: Memory) -> Sight:
@@ -98,7 +99,7 @@ class Glance:
             if known.ledger is not None:
                 known.ledger.note(evidence)
             now = silence(evidence.ages_3C, self._window)
-            before = self._most.get(key)
+            before = self._before(key)
             if before is not None:
                 closer |= now.last >= before.last + CLOSER_RISE
                 record |= any(self._is_due(a, b) for a, b in zip(now[1:], before[1:], strict=True))
@@ -108,9 +109,14 @@ class Glance:
     def settle(self, memory: Memory) -> None:
         """A step has been recorded: what is silent now has been told."""
         self._coming.clear()
-        for key, known in memory.known.items():
-            if known.evidence is not None:
-                self._most[key] = silence(known.evidence.ages_3C, self._window)
+        self._settled = {key: own.evidence.ages_3C for key, own in memory.known.items() if own.evidence is not None}
+
+    def _before(self, key: Key) -> Silence | None:
+        """What a site's silence is compared with; that at a recorded step is asked for by the next look, if any."""
+        settled = self._settled.pop(key, None)
+        if settled is not None:
+            self._most[key] = silence(settled, self._window)
+        return self._most.get(key)
 
     def _is_due(self, now: float, before: float) -> bool:
         return now >= self._warning and now >= before + RECORD_RISE

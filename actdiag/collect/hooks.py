@@ -135,7 +135,7 @@ class Probe:
         """
         site, self._early = self._early or self._site(call), None
         counted = counts(site, self._recorder)
-        observe(site, self._recorder, out, module=module, given=x, counted=counted)
+        observe(site, self._recorder, out, module=module, given=x)
         if self._recorder.recording and self._recorder.input_of(self.target) and x is not None:
             self._observe_input(module, x, site)
         return site if counted else None
@@ -186,23 +186,15 @@ def counts(site: Site, recorder: Recorder) -> bool:
 
 
 def observe(
-    site: Site,
-    recorder: Recorder,
-    out: Tensor | None,
-    *,
-    module: nn.Module | None,
-    given: Tensor | None,
-    counted: bool,
+    site: Site, recorder: Recorder, out: Tensor | None, *, module: nn.Module | None, given: Tensor | None
 ) -> None:
-    """Add one call's output to a site, and its gate and evidence from what its facts read.
-
-    `given`: its input; `counted`: what `counts` says of the call.
-    """
+    """Add one call's output to a site, and its gate and evidence from what its facts read. `given`: its input."""
     mine = own(out, recorder)
     reason = "no tensor in its output" if mine is None else refusal(mine)
     if out is None or mine is None or reason is not None:
         site.refused = reason
         return
+    counted = counts(site, recorder)
     if counted:
         dim = recorder.unit_dim(site.name.partition("#")[0], module, mine)
         source = _source(site, recorder, module, given, mine)

@@ -40,6 +40,12 @@ class Openings(NamedTuple):
         """The step of each observation."""
         return step_of(self.stamps_T)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last step."""
+        first, last = int(self.stamps_T[0]), int(self.stamps_T[-1])
+        return (first - 1) // CALLS, (last - 1) // CALLS
+
 
 def stamp(step: int, call: int) -> int:
     """The number of the call-th observation of a step; at least 1."""

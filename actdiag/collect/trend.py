@@ -52,13 +52,12 @@ class Bin:
 
     def add(self, seen: Openings) -> Bin:
         """With what has been observed since."""
-        steps_T = seen.steps_T
         return Bin(
             opens_C=self.opens_C + seen.opens_C,
             samples=self.samples + float(seen.samples_T.sum()),
-            moment=self.moment + float((steps_T * seen.samples_T).sum()),
+            moment=self.moment + float((seen.steps_T * seen.samples_T).sum()),
             first=self.first,
-            last=int(steps_T[-1]),
+            last=seen.span[1],
         )
 
     @property
@@ -123,7 +122,7 @@ class Trend:
             return self
         filling = self.filling
         if filling is None:
-            first = int(seen.steps_T[0])
+            first = seen.span[0]
             filling = Bin(opens_C=np.zeros_like(seen.opens_C), samples=0.0, moment=0.0, first=first, last=first)
         return Trend(self.bins, filling.add(seen), self.fitted)
 

@@ -93,18 +93,17 @@ class UnitEvidence:
             block=(done + total, before),
             samples=self.samples + total,
             observations=self.observations + len(seen.stamps_T),
-            last_step=int(seen.steps_T[-1]),
+            last_step=seen.span[1],
         )
 
     def _ages(self, seen: Openings) -> NDArray[np.float64]:
         """What was silent throughout grows older by everything; else by what came after it last opened."""
-        steps_T, n = seen.steps_T, len(seen.stamps_T)
-        since = steps_T[0] - 1 if self.last_step is None else self.last_step
-        samples_T = seen.samples_T.cumsum()
-        growth = np.array([[samples_T[-1]], [n], [steps_T[-1] - since]], dtype=np.float64)
-        opened_C = seen.last_C > 0
+        (first, last), n = seen.span, len(seen.stamps_T)
+        since = first - 1 if self.last_step is None else self.last_step
+        growth = np.array([[seen.samples_T.sum()], [n], [last - since]], dtype=np.float64)
         if n == 1:  # what has opened has just opened
-            return (self.ages_3C + growth) * ~opened_C
+            return (self.ages_3C + growth) * (seen.last_C == 0)
+        steps_T, samples_T, opened_C = seen.steps_T, seen.samples_T.cumsum(), seen.last_C > 0
         after_3T = np.array([samples_T[-1] - samples_T, np.arange(n)[::-1], steps_T[-1] - steps_T])
         at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
         return np.where(opened_C, after_3T[:, at_C], self.ages_3C + growth)
