@@ -67,6 +67,8 @@ def _moments(tally: Tally) -> Columns:
     first = np.array(at[:-1], np.intp)[used_S]
 
     def total(x_C: Floats) -> Floats:
+        if first.size == len(sizes_S) > 0:
+            return np.add.reduceat(x_C, first)
         sums_S = np.zeros(len(sizes_S))
         if first.size:
             sums_S[used_S] = np.add.reduceat(x_C, first)

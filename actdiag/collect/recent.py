@@ -89,14 +89,22 @@ class Recent:
         self._calls = self._calls + 1 if step == self._step else 0
         self._step = step
         now = stamp(step, self._calls)
-        self.opens_C.add_(open_C)
-        self.last_C.masked_fill_(open_C > 0, now)
+        self._add(open_C, now)
         total = samples + (self._totals[-1] if self._totals else 0)
         if self._stamps and self._stamps[-1] == now:  # more calls in one step than are told apart
             self._totals[-1] = total
         else:
             self._stamps.append(now)
             self._totals.append(total)
+
+    def _add(self, open_C: Tensor, now: int) -> None:
+        if open_C.is_cpu:  # NumPy has done both before torch has begun with one
+            opens_C, last_C, new_C = self.opens_C.numpy(), self.last_C.numpy(), open_C.numpy()
+            opens_C += new_C
+            np.putmask(last_C, new_C, now)
+        else:
+            self.opens_C.add_(open_C)
+            self.last_C.masked_fill_(open_C > 0, now)
 
     def times(
         self, *, samples: float = math.inf, observations: int = 0
