@@ -30,7 +30,7 @@ EDITS = [
     ("write/pack.py", "largest <= most", "largest <= most + 1"),
     ("write/pack.py", 'if column.dtype.kind != metadata["kind"][0]:', "if False:"),
     ("write/codec.py", "_NONE if line is None else line", "line or _NONE"),
-    ("write/codec.py", '("H", "<u2")', '("H", "<i2")'),
+    ("write/codec.py", '("I", "<u4")', '("I", "<u2")'),
     ("write/codec.py", "unzip.decompress(blob.tobytes(), _LARGEST_BYTES)", "unzip.decompress(blob.tobytes())"),
     (
         "write/tensorboard.py",

@@ -41,6 +41,11 @@ class Openings(NamedTuple):
         return step_of(self.stamps_T)
 
     @property
+    def samples(self) -> float:
+        """The samples of all observations."""
+        return float(np.add.reduce(self.samples_T))
+
+    @property
     def span(self) -> tuple[int, int]:
         """The first and the last step."""
         first, last = int(self.stamps_T[0]), int(self.stamps_T[-1])

@@ -54,8 +54,8 @@ class Bin:
         """With what has been observed since."""
         return Bin(
             opens_C=self.opens_C + seen.opens_C,
-            samples=self.samples + float(seen.samples_T.sum()),
-            moment=self.moment + float((seen.steps_T * seen.samples_T).sum()),
+            samples=self.samples + seen.samples,
+            moment=self.moment + float(np.add.reduce(seen.steps_T * seen.samples_T)),
             first=self.first,
             last=seen.span[1],
         )
@@ -142,7 +142,7 @@ class Trend:
             return None
         line, step_B, falling_C = self.fitted
         falling_C = alive_C & falling_C
-        if not falling_C.any():
+        if not np.count_nonzero(falling_C):
             return Forecast(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ahead_3C = (_goal(window) - line.now_C) / (line.slope_C + line.error_C * np.array([[0.0], [-1.0], [1.0]]))

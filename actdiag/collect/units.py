@@ -81,7 +81,7 @@ class UnitEvidence:
         """With what has been observed since, by one rank or by several together."""
         if not len(seen.stamps_T):
             return self
-        total = int(seen.samples_T.sum())
+        total = int(seen.samples)
         turned = self.block[0] >= self.window
         open_C, before_C = (0.0, self.open_C) if turned else (self.open_C, self.open_before_C)
         done, before = (0, self.block[0]) if turned else self.block
@@ -100,7 +100,7 @@ class UnitEvidence:
         """What was silent throughout grows older by everything; else by what came after it last opened."""
         (first, last), n = seen.span, len(seen.stamps_T)
         since = first - 1 if self.last_step is None else self.last_step
-        growth = np.array([[seen.samples_T.sum()], [n], [last - since]], dtype=np.float64)
+        growth = np.array([[seen.samples], [n], [last - since]], dtype=np.float64)
         if n == 1:  # what has opened has just opened
             return (self.ages_3C + growth) * (seen.last_C == 0)
         steps_T, samples_T, opened_C = seen.steps_T, seen.samples_T.cumsum(), seen.last_C > 0
@@ -209,7 +209,7 @@ class UnitLedger:
         back = opened & (before.ages_3C[1] >= _FLICKER_OBSERVATIONS) & (before.ages_3C[0] >= _FLICKER_SAMPLES)
         if self._flickers:
             self._back_from_C[opened] = 0
-        if back.any():
+        if np.count_nonzero(back):
             same_block = evidence.block[0] == before.block[0] + new
             opens_C = evidence.open_C - before.open_C if same_block else evidence.open_C
             seldom = back & (opens_C < RARE_RATE * (before.ages_3C[0] + new))
@@ -218,7 +218,7 @@ class UnitLedger:
 
     def _flickering(self, evidence: UnitEvidence) -> int:
         """Units whose last opening was a flicker, until they have missed three more at that rate, or are dead."""
-        return int((evidence.ages_3C[0] < (_MISSED * self._back_from_C).clip(max=evidence.window)).sum())
+        return int(np.count_nonzero(evidence.ages_3C[0] < (_MISSED * self._back_from_C).clip(max=evidence.window)))
 
     def judge(self, evidence: UnitEvidence, step: int) -> UnitVerdict:
         """States from ages and from how many samples opened each unit in the last one or two windows.
@@ -234,7 +234,7 @@ class UnitLedger:
         if seen >= SUSPECT_SAMPLES:
             letters[(evidence.open_C + evidence.open_before_C) / seen < RARE_RATE] = ord("r")
         # Of most layers, at most steps, no unit is silent, and none has ever been dead.
-        half = self._mark(letters, silent, evidence, step) if self._deaths or silent.any() else 0
+        half = self._mark(letters, silent, evidence, step) if self._deaths or np.count_nonzero(silent) else 0
         known = evidence.samples >= SUSPECT_SAMPLES and evidence.observations >= MIN_OBSERVATIONS
         return UnitVerdict(
             states=letters.tobytes().decode("ascii"),
@@ -251,10 +251,11 @@ class UnitLedger:
         dead = silent & (samples_C >= evidence.window)
         missed = opened / np.maximum(sum(evidence.block) - samples_C, np.maximum(opened, 1)) * samples_C
         suspect = silent & (samples_C >= SUSPECT_SAMPLES) & ((opened == 0) | (missed >= _MISSED))
-        revived = self._remember(dead, silent, evidence.ages_3C[2], evidence, step)
-        for mask, letter in ((revived, "v"), (suspect, "s"), (dead, "d")):
-            letters[mask] = ord(letter)
-        return int((silent & (samples_C >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum())
+        if self._deaths or np.count_nonzero(dead):
+            letters[self._remember(dead, silent, evidence.ages_3C[2], evidence, step)] = ord("v")
+        letters[suspect] = ord("s")
+        letters[dead] = ord("d")
+        return int(np.count_nonzero(silent & (samples_C >= max(evidence.window / 2, SUSPECT_SAMPLES))))
 
     def _remember(
         self,
@@ -268,14 +269,15 @@ class UnitLedger:
 
         A unit that has been back for a window is as if it had never been dead.
         """
-        n = evidence.samples
-        settled = (self._revived_at_C >= 0) & (n - self._revived_at_C >= evidence.window) & ~dead
-        self._died_at_C[settled] = self._revived_at_C[settled] = -1
+        n, revived = evidence.samples, self._revived_at_C >= 0
+        if np.count_nonzero(revived):
+            settled = revived & (n - self._revived_at_C >= evidence.window) & ~dead
+            self._died_at_C[settled] = self._revived_at_C[settled] = -1
         fresh = dead & (self._died_at_C < 0)
-        self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
-        back = (self._died_at_C >= 0) & (self._revived_at_C < 0) & ~silent
-        self._revived_at_C[back] = n
-        again = dead & (self._revived_at_C >= 0)
-        self._revived_at_C[again] = -1
-        self._deaths = bool((self._died_at_C >= 0).any())
+        if np.count_nonzero(fresh):
+            self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
+        died = self._died_at_C >= 0
+        self._revived_at_C[died & (self._revived_at_C < 0) & ~silent] = n
+        self._revived_at_C[dead] = -1
+        self._deaths = bool(np.count_nonzero(died))
         return self._revived_at_C >= 0
