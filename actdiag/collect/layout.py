@@ -120,7 +120,7 @@ def find_tensor(value: Any, fits: Callable[[Tensor], bool]) -> Tensor | None:
 
 def children_of(value: Any) -> Iterable[Any]:
     """What is directly inside a container that models give or take: mappings, sequences, dataclasses, packed ones."""
-    if type(value) in (tuple, list):  # what most of them are; to be a Mapping takes longer to deny
+    if type(value) is tuple or type(value) is list:  # what most of them are; to be a Mapping takes longer to deny
         return value
     if isinstance(value, nn.utils.rnn.PackedSequence):
         return [value.data]

@@ -101,9 +101,10 @@ class UnitEvidence:
         (first, last), n = seen.span, len(seen.stamps_T)
         since = first - 1 if self.last_step is None else self.last_step
         growth = np.array([[seen.samples], [n], [last - since]], dtype=np.float64)
+        opened_C = seen.last_C > 0
         if n == 1:  # what has opened has just opened
-            return (self.ages_3C + growth) * (seen.last_C == 0)
-        steps_T, samples_T, opened_C = seen.steps_T, seen.samples_T.cumsum(), seen.last_C > 0
+            return (self.ages_3C + growth) * ~opened_C
+        steps_T, samples_T = seen.steps_T, seen.samples_T.cumsum()
         after_3T = np.array([samples_T[-1] - samples_T, np.arange(n)[::-1], steps_T[-1] - steps_T])
         at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
         return np.where(opened_C, after_3T[:, at_C], self.ages_3C + growth)
