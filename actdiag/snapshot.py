@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ ParameterState = Literal["trained", "frozen", "no_grad", "zero_grad", "not_in_op
 
 UNIT_STATES = {"a": "alive", "r": "rare", "s": "suspect", "d": "dead", "v": "revived"}
 """One letter a unit in `SiteStats.unit_states`."""
+_LETTERS = {name: letter for letter, name in UNIT_STATES.items()}
 
 
 def _stat(doc: str, unit: str = "", kind: str = "float") -> Any:
@@ -121,8 +122,8 @@ class SiteStats:
 
     def units_in(self, state: str) -> list[int]:
         """Indices of the units in a state: "alive", "rare", "suspect", "dead" or "revived"."""
-        letter = {name: letter for letter, name in UNIT_STATES.items()}[state]
-        return [i for i, s in enumerate(self.unit_states or "") if s == letter]
+        letter, states = _LETTERS[state], self.unit_states or ""
+        return [i for i, s in enumerate(states) if s == letter] if letter in states else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,15 @@ class Snapshot:
         )
 
 
+def site_of(values: Mapping[str, Any]) -> SiteStats:
+    """`SiteStats(**values)`, in half the time: the forty fields of a frozen dataclass are set one by one else."""
+    site = object.__new__(SiteStats)
+    vars(site).update(_defaults())
+    vars(site).update(values)
+    site.__post_init__()
+    return site
+
+
 def site_from_dict(raw: Mapping[str, Any]) -> SiteStats:
     """A SiteStats from the plain values of `asdict`, with lists where tuples were. Raises ValueError."""
     values = _checked(SiteStats, raw)
@@ -233,9 +243,12 @@ def _float_names(kind: Any) -> tuple[str, ...]:
     return tuple(name for name, metadata in stat_fields(kind).items() if metadata["kind"] == "float")
 
 
+@cache
+def _defaults() -> dict[str, Any]:
+    return {spec.name: spec.default for spec in fields(SiteStats) if spec.default is not MISSING}
+
+
 _SPELLED = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
 _LARGEST_TOP = 1023
 """The largest exponent of two that a float can hold; the smallest is of about that size."""
 

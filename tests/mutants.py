@@ -99,15 +99,15 @@ MUTANTS = [
     Mutant(
         "dead after any silence",
         "collect/units.py",
-        "dead = silent & (ages_3C[0] >= evidence.window)",
-        "dead = ages_3C[0] > 0",
+        "dead = silent & (samples_C >= evidence.window)",
+        "dead = samples_C > 0",
         "test_units",
     ),
     Mutant(
         "few large batches are enough",
         "collect/units.py",
-        "silent = ages_3C[1] >= MIN_OBSERVATIONS",
-        "silent = ages_3C[1] >= 1",
+        "evidence.ages_3C[1] >= MIN_OBSERVATIONS",
+        "evidence.ages_3C[1] >= 1",
         "test_units",
     ),
     Mutant(
@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(
         "a checkpoint's second pass is counted",
         "collect/hooks.py",
-        "not (in_backward() and site.forward_calls > 0)",
+        "not (site.forward_calls > 0 and in_backward())",
         "True",
         "test_untouched",
     ),

@@ -12,7 +12,7 @@ GLANCE = {
         ("lines are followed for ever", "ahead_3C[0] <= FURTHEST * (step_B[-1] - step_B[0])", "ahead_3C[0] <= 1e9"),
         ("a rate at rest is falling", "z_BC[-1] < z_BC[:-1].min(axis=0)", "True"),
         ("bins weigh the same", "n_B1 * density_BC**2 / (rate_BC * (1 - rate_BC))", "n_B1 + 0 * z_BC"),
-        ("a bin forgets its first half", "samples=self.samples + float", "samples=float"),
+        ("a bin forgets its first half", "samples=self.samples + seen", "samples=seen"),
         ("dead units are dying too", "falling_C = alive_C & ", "falling_C = "),
         ("forecasts lie in the past", "clip(min=self.last_step + 1)", "clip(min=step_B[-1])"),
         ("forecasts know of full bins only", "if self.filling is None else (self.filling,)", "or (self.filling,)"),
@@ -39,7 +39,7 @@ GLANCE = {
         ("two windows are due by themselves", "(0.1, 0.1, 0.1, math.inf)", "(0.1, 0.1, 0.1, 0.1)"),
         (
             "what a recorded step has told is forgotten",
-            "self._most[key] = silence(known.evidence.ages_3C, self._window)",
+            "self._most[key] = silence(settled, self._window)",
             "self._most[key] = NO_SILENCE",
         ),
     ],

@@ -30,7 +30,7 @@ EDITS = [
     ("write/pack.py", "largest <= most", "largest <= most + 1"),
     ("write/pack.py", 'if column.dtype.kind != metadata["kind"][0]:', "if False:"),
     ("write/codec.py", "_NONE if line is None else line", "line or _NONE"),
-    ("write/codec.py", "largest < 1 << 8 * w", "largest <= 1 << 8 * w"),
+    ("write/codec.py", '("I", "<u4")', '("I", "<u2")'),
     ("write/codec.py", "unzip.decompress(blob.tobytes(), _LARGEST_BYTES)", "unzip.decompress(blob.tobytes())"),
     (
         "write/tensorboard.py",
@@ -49,7 +49,7 @@ EDITS = [
     ("write/markdown.py", '.replace("&", "&amp;")', ""),
     ("write/markdown.py", "f.resolved_step is not None, ", ""),
     ("write/jsonl.py", "self._file.flush()", "pass"),
-    ("rounding.py", "None if after is None or math.isnan(after) else after", "after"),
+    ("rounding.py", "after if after == after else None", "after"),
     ("rounding.py", "0.0 if v is None else v for v in given", "0.0 for v in given"),
     ("rounding.py", "math.inf if value > 0 else -math.inf", "math.inf"),
     ("snapshot.py", 'spell_in(value) if known[name] == "float" else value', "spell_in(value)"),

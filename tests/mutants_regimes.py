@@ -113,8 +113,8 @@ REGIMES = [
     (
         "the first tensor is taken, whatever it is",
         "collect/layout.py",
-        "lambda x: refusal(x) is None",
-        "lambda x: True",
+        "    return refusal(x) is None",
+        "    return True",
         "test_outputs",
     ),
     ("the layer before is blamed", "diagnose/rules/nonfinite.py", "ordered[index + 1 :]", "ordered[:0]", "test_rules"),

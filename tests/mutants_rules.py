@@ -81,8 +81,8 @@ RULES = [
     (
         "a tail underflows",
         _UNDERFLOW,
-        "if site.grad_rms >= limits.underflow_near * 2.0**smallest:",
-        "if False:",
+        "return site.grad_rms < limits.underflow_near * 2.0**smallest",
+        "return True",
         _TESTS,
     ),
 ]

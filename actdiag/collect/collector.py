@@ -42,6 +42,7 @@ class Collector:
                 raise ConfigError(f"activations[{key!r}] must be ActivationFacts, got {type(facts).__name__}")
         self.models = {name: weakref.ref(model) for name, model in models.items()}
         self.targets: list[Target] = discover(models, self.own, include=options.include, exclude=options.exclude)
+        self._prefixes = [name for name in self.models if name]
         self._names = {target.name for target in self.targets}
         self._observed = {target.name for target in self.targets if target.facts is not None}
         self.sites: dict[tuple[str, int], Site] = {}
@@ -78,7 +79,7 @@ class Collector:
 
     def prefix(self, name: str) -> str:
         """The name of the model that a module belongs to."""
-        return next((p for p in self.models if p and (name == p or name.startswith((f"{p}.", f"{p}/")))), "")
+        return next((p for p in self._prefixes if name == p or name.startswith((f"{p}.", f"{p}/"))), "")
 
     def next_call(self, key: str, traced: int | None = None) -> int:
         """The call number in the running forward; always 0 where scopes are not followed.

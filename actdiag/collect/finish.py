@@ -15,7 +15,7 @@ import numpy as np
 from actdiag.collect.histogram import BINS, finish_histograms
 from actdiag.collect.memory import Known
 from actdiag.collect.tally import SUMS, Floats, Tally
-from actdiag.snapshot import Histogram, SiteStats
+from actdiag.snapshot import Histogram, SiteStats, site_of
 
 _LIVING = np.isin(np.arange(128), list(b"arv"))
 """By the letter of its state, whether a unit is neither dead nor suspect."""
@@ -42,6 +42,9 @@ def finish_sites(
             continue
         scale = None if math.isnan(scale_S[i]) else scale_S[i]
         values: dict[str, Any] = {
+            "kind": row.kind,
+            "role": row.role,
+            "order": i,
             "n": int(sums["elements"][i]),
             "samples": int(sums["samples"][i]),
             "units": row.units,
@@ -52,7 +55,7 @@ def finish_sites(
             **_from_gradient(sums, i, gradient_S[i], scale),
             **_from_evidence(own, step),
         }
-        found.append(SiteStats(kind=row.kind, role=row.role, order=i, **values))
+        found.append(site_of(values))
     return found
 
 
@@ -64,6 +67,8 @@ def _moments(tally: Tally) -> Columns:
     first = np.array(at[:-1], np.intp)[used_S]
 
     def total(x_C: Floats) -> Floats:
+        if first.size == len(sizes_S) > 0:
+            return np.add.reduceat(x_C, first)
         sums_S = np.zeros(len(sizes_S))
         if first.size:
             sums_S[used_S] = np.add.reduceat(x_C, first)
@@ -130,7 +135,8 @@ def _from_gradient(sums: Columns, i: int, histogram: Histogram | None, scale: fl
     n = sums["grad_n"][i]
     values: dict[str, Any] = {"grad_nonfinite": int(sums["grad_nonfinite"][i])}
     if histogram is not None and scale is not None:
-        values["grad_histogram"] = replace(histogram, top=histogram.top - round(math.log2(scale)))
+        octaves = round(math.log2(scale))
+        values["grad_histogram"] = replace(histogram, top=histogram.top - octaves) if octaves else histogram
     if n == 0:
         return values
     return values | {

@@ -26,6 +26,7 @@ from actdiag.collect.site import Site, is_tanh, squashes
 from actdiag.collect.traced import Calls, traceable
 from actdiag.collect.tracing import Tracing, constant, has_compiled_autograd, in_transform
 
+_HEARD = frozenset((*FUNCTIONS, *PRODUCTS, *SUMS))
 _DEEPEST = 8
 """Frames between a function of torch and what called it: the function, its handler, and ours."""
 
@@ -89,6 +90,8 @@ class FunctionalMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_dynamo_compiling():
             return self._trace(func, args, kwargs)
+        if func not in _HEARD and func not in self._listener.own:  # of a model's calls, most
+            return func(*args, **kwargs)
         told = self._before(func, args, kwargs) if self.alive and not untraceable() else None
         out = func(*args, **kwargs)
         if func in SUMS and self.alive:

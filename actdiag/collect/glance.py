@@ -70,10 +70,13 @@ def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
         return NO_SILENCE
     units = ages_3C.shape[1]
     samples_C, observations_C = ages_3C[0], ages_3C[1]
+    last = np.count_nonzero(observations_C >= 1) / units
     long_C = samples_C[observations_C >= MIN_OBSERVATIONS]
+    if not long_C.size:  # of most layers, at most steps
+        return Silence(last, 0.0, 0.0, 0.0, 0.0)
     ages = (SUSPECT_SAMPLES, max(window / 2, SUSPECT_SAMPLES), window, 2 * window)
     suspect, half, whole, double = (np.count_nonzero(long_C >= age) / units for age in ages)
-    return Silence(np.count_nonzero(observations_C >= 1) / units, suspect, half, whole, double)
+    return Silence(last, suspect, half, whole, double)
 
 
 class _Enough(TypedDict):
@@ -92,6 +95,7 @@ class Glance:
     def __init__(self, window: int, warning: float, verges: Verges = no_verges) -> None:
         self._window, self._warning, self._verges = window, warning, verges
         self._most: dict[Key, Silence] = {}
+        self._settled: dict[Key, NDArray[np.float64]] = {}
         self._coming: dict[Key, _Coming] = {}
 
     def look(self, sites: Mapping[Key, Site], memory: Memory) -> Sight:
@@ -105,7 +109,7 @@ class Glance:
             if known.ledger is not None:
                 known.ledger.note(evidence)
             now = silence(evidence.ages_3C, self._window)
-            before = self._most.get(key)
+            before = self._before(key)
             if before is not None:
                 due = self._due(before, now, evidence.units)
                 closer |= now.last >= before.last + CLOSER_RISE
@@ -117,9 +121,14 @@ class Glance:
     def settle(self, memory: Memory) -> None:
         """A step has been recorded: what is silent now has been told."""
         self._coming.clear()
-        for key, known in memory.known.items():
-            if known.evidence is not None:
-                self._most[key] = silence(known.evidence.ages_3C, self._window)
+        self._settled = {key: own.evidence.ages_3C for key, own in memory.known.items() if own.evidence is not None}
+
+    def _before(self, key: Key) -> Silence | None:
+        """What a site's silence is compared with; that at a recorded step is asked for by the next look, if any."""
+        settled = self._settled.pop(key, None)
+        if settled is not None:
+            self._most[key] = silence(settled, self._window)
+        return self._most.get(key)
 
     def _due(self, before: Silence, now: Silence, units: int) -> list[bool]:
         """Of each share but the last batch's, whether a verdict of it is due."""

@@ -61,7 +61,8 @@ def finish_histograms(counts_NB: NDArray[Any]) -> list[Histogram | None]:
     last_N = _EXPONENTS - 2 - (magnitudes_NE[:, ::-1] > 0).argmax(1)
     top_N = np.maximum(last_N, 1)  # exponent 0 holds zeros and denormals, which stay in the middle
     at_NO = top_N[:, None] + np.arange(1 - OCTAVES, 1)
-    inside_N2O = np.take_along_axis(grid_N2E, at_NO.clip(min=0)[:, None, :], 2) * (at_NO >= 1)[:, None, :]
+    of_N11, side_21 = np.arange(len(at_NO))[:, None, None], np.arange(2)[:, None]
+    inside_N2O = grid_N2E[of_N11, side_21, np.maximum(at_NO, 0)[:, None, :]] * (at_NO >= 1)[:, None, :]
     middle_N = total_N - inside_N2O.sum((1, 2))
     rows = np.concatenate([inside_N2O[:, 1, ::-1], middle_N[:, None], inside_N2O[:, 0]], 1).tolist()
     named = zip((top_N - 126).tolist(), rows, total_N.tolist(), strict=True)

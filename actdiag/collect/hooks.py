@@ -182,7 +182,7 @@ def counts(site: Site, recorder: Recorder) -> bool:
     if recorder.single and site.forward_calls > 0:
         return False
     # Compiled code runs inside an autograd function, where gradients are off; its tracing has asked for them.
-    return (site.traced or torch.is_grad_enabled()) and not (in_backward() and site.forward_calls > 0)
+    return (site.traced or torch.is_grad_enabled()) and not (site.forward_calls > 0 and in_backward())
 
 
 def observe(
@@ -235,7 +235,8 @@ def _source(
 
 
 def _has_parameters(module: nn.Module | None) -> bool:
-    return module is not None and next(module.parameters(recurse=False), None) is not None
+    # `module.parameters()` goes by way of `named_modules`, which costs more than the rest of the hook's own Python.
+    return module is not None and any(p is not None for p in module._parameters.values())
 
 
 def read_gate(site: Site, recorder: Recorder, x: Tensor, dim: int) -> None:

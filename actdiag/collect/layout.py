@@ -97,8 +97,14 @@ def default_unit_dim(x: Tensor) -> int:
 def first_tensor(value: Any) -> Tensor | None:
     """The primary tensor of a module's output: of a tuple, list, dict, dataclass or PackedSequence the first one
     that can be measured, in order; else the first tensor, for its reason; None if there is none."""
-    found = find_tensor(value, lambda x: refusal(x) is None)
+    if isinstance(value, Tensor):
+        return value
+    found = find_tensor(value, _can_be_measured)
     return find_tensor(value, lambda x: True) if found is None else found
+
+
+def _can_be_measured(x: Tensor) -> bool:
+    return refusal(x) is None
 
 
 def find_tensor(value: Any, fits: Callable[[Tensor], bool]) -> Tensor | None:
@@ -114,6 +120,8 @@ def find_tensor(value: Any, fits: Callable[[Tensor], bool]) -> Tensor | None:
 
 def children_of(value: Any) -> Iterable[Any]:
     """What is directly inside a container that models give or take: mappings, sequences, dataclasses, packed ones."""
+    if type(value) is tuple or type(value) is list:  # what most of them are; to be a Mapping takes longer to deny
+        return value
     if isinstance(value, nn.utils.rnn.PackedSequence):
         return [value.data]
     if isinstance(value, Mapping):

@@ -40,6 +40,17 @@ class Openings(NamedTuple):
         """The step of each observation."""
         return step_of(self.stamps_T)
 
+    @property
+    def samples(self) -> float:
+        """The samples of all observations."""
+        return float(np.add.reduce(self.samples_T))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last step."""
+        first, last = int(self.stamps_T[0]), int(self.stamps_T[-1])
+        return (first - 1) // CALLS, (last - 1) // CALLS
+
 
 def stamp(step: int, call: int) -> int:
     """The number of the call-th observation of a step; at least 1."""
@@ -74,7 +85,7 @@ class Recent:
 
     @property
     def units(self) -> int:
-        return len(self.last_C)
+        return self.last_C.shape[0]
 
     def observe(self, open_C: Tensor, samples: int, step: int) -> None:
         """Add one batch in which `open_C` of `samples` samples opened each unit. No synchronization."""
@@ -83,14 +94,22 @@ class Recent:
         self._calls = self._calls + 1 if step == self._step else 0
         self._step = step
         now = stamp(step, self._calls)
-        self.opens_C.add_(open_C)
-        self.last_C.masked_fill_(open_C > 0, now)
+        self._add(open_C, now)
         total = samples + (self._totals[-1] if self._totals else 0)
         if self._stamps and self._stamps[-1] == now:  # more calls in one step than are told apart
             self._totals[-1] = total
         else:
             self._stamps.append(now)
             self._totals.append(total)
+
+    def _add(self, open_C: Tensor, now: int) -> None:
+        if open_C.is_cpu:  # NumPy has done both before torch has begun with one
+            opens_C, last_C, new_C = self.opens_C.numpy(), self.last_C.numpy(), open_C.numpy()
+            opens_C += new_C
+            np.putmask(last_C, new_C, now)
+        else:
+            self.opens_C.add_(open_C)
+            self.last_C.masked_fill_(open_C > 0, now)
 
     def times(
         self, *, samples: float = math.inf, observations: int = 0
@@ -102,6 +121,8 @@ class Recent:
         """
         if not self._stamps:
             return np.zeros(0, np.int64), np.zeros(0)
+        if len(self._stamps) == 1:  # as where every step is recorded
+            return np.array(self._stamps), np.array(self._totals)
         enough = bisect_right(self._totals, self._totals[-1] - samples) - 1
         first = max(0, min(enough, len(self._stamps) - 1 - observations))
         stamps, totals = np.array(self._stamps[first:]), np.array(self._totals[first:])

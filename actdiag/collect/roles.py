@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from actdiag.snapshot import SiteStats
+from actdiag.snapshot import SiteStats, site_of
 
 
 def settle_roles(sites: Mapping[str, SiteStats]) -> dict[str, SiteStats]:
@@ -20,5 +19,5 @@ def settle_roles(sites: Mapping[str, SiteStats]) -> dict[str, SiteStats]:
     for index, (name, site) in enumerate(ordered):
         role = "output" if site.role == "activation" and layers and site.order > last else site.role
         same = site.role == role and site.order == index
-        found[name] = site if same else replace(site, role=role, order=index)
+        found[name] = site if same else site_of({**vars(site), "role": role, "order": index})
     return found

@@ -86,19 +86,28 @@ def named_modules(models: Mapping[str, nn.Module]) -> list[tuple[str, nn.Module]
     seen: set[nn.Module] = set()
     for prefix, model in models.items():
         inner = unwrap(model)
+        every = list(inner.named_modules(seen))
         modules = [
             (path, module)
-            for path, module in inner.named_modules(seen)
+            for path, module in every
             if not isinstance(module, parametrize.ParametrizationList) and ".parametrizations." not in f".{path}."
         ]
-        for name, module in clean_names(inner, modules):
+        for name, module in _without(_wrappers(every), modules):
             found.append((".".join(part for part in (prefix, name) if part), module))
     return found
 
 
 def clean_names(model: nn.Module, named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     """What is inside a model under the name its author gave it: `module.` of a wrapper within is left out too."""
-    wrappers = [path for path, module in model.named_modules() if type(module).__name__ in _WRAPPER_CLASSES]
+    return _without(_wrappers(model.named_modules()), named)
+
+
+def _wrappers(modules: Iterable[tuple[str, nn.Module]]) -> list[str]:
+    """The paths of wrappers within a model."""
+    return [path for path, module in modules if type(module).__name__ in _WRAPPER_CLASSES]
+
+
+def _without(wrappers: Sequence[str], named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     for path, value in named:
         for wrapper in reversed(wrappers):
             front = f"{wrapper}." if wrapper else ""

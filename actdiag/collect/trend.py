@@ -15,7 +15,7 @@ Legend: C units, B bins.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -52,12 +52,12 @@ class Bin:
 
     def add(self, seen: Openings) -> Bin:
         """With what has been observed since."""
-        return replace(
-            self,
+        return Bin(
             opens_C=self.opens_C + seen.opens_C,
-            samples=self.samples + float(seen.samples_T.sum()),
-            moment=self.moment + float((seen.steps_T * seen.samples_T).sum()),
-            last=int(seen.steps_T[-1]),
+            samples=self.samples + seen.samples,
+            moment=self.moment + float(np.add.reduce(seen.steps_T * seen.samples_T)),
+            first=self.first,
+            last=seen.span[1],
         )
 
     @property
@@ -120,11 +120,11 @@ class Trend:
         """With what has been observed since; a bin is not closed by it."""
         if not len(seen.stamps_T):
             return self
-        steps_T = seen.steps_T
-        empty = Bin(
-            opens_C=np.zeros_like(seen.opens_C), samples=0.0, moment=0.0, first=int(steps_T[0]), last=int(steps_T[0])
-        )
-        return replace(self, filling=(self.filling or empty).add(seen))
+        filling = self.filling
+        if filling is None:
+            first = seen.span[0]
+            filling = Bin(opens_C=np.zeros_like(seen.opens_C), samples=0.0, moment=0.0, first=first, last=first)
+        return Trend(self.bins, filling.add(seen), self.fitted)
 
     def close(self) -> Trend:
         """At a recorded step: a full bin is kept, and the next one begun."""
@@ -140,9 +140,9 @@ class Trend:
         """
         if self.fitted is None:
             return None
-        line, step_B, lowest_C = self.fitted
-        falling_C = alive_C & lowest_C & (line.slope_C < -SURE * line.error_C)
-        if not falling_C.any():
+        line, step_B, falling_C = self.fitted
+        falling_C = alive_C & falling_C
+        if not np.count_nonzero(falling_C):
             return Forecast(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ahead_3C = (_goal(window) - line.now_C) / (line.slope_C + line.error_C * np.array([[0.0], [-1.0], [1.0]]))
@@ -174,17 +174,20 @@ class Line(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The line of each unit, the steps of the bins, and whether its last distance is below all before it."""
+    """The line of each unit, the steps of the bins, and whether it surely falls: its last distance is below all before
+    it, and so is the slope below its error."""
 
     line: Line
     step_B: Floats
-    lowest_C: NDArray[np.bool_]
+    falling_C: NDArray[np.bool_]
 
 
 def _fit_bins(bins: tuple[Bin, ...]) -> Fitted:
     step_B = np.array([one.moment / one.samples for one in bins])
     z_BC, weight_BC = _distances(np.stack([one.opens_C for one in bins]), np.array([one.samples for one in bins]))
-    return Fitted(_fit(step_B, z_BC, weight_BC), step_B, z_BC[-1] < z_BC[:-1].min(axis=0))
+    line = _fit(step_B, z_BC, weight_BC)
+    lowest_C = z_BC[-1] < z_BC[:-1].min(axis=0)
+    return Fitted(line, step_B, lowest_C & (line.slope_C < -SURE * line.error_C))
 
 
 @cache

@@ -14,7 +14,7 @@ Legend: C units, T observations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,30 +81,30 @@ class UnitEvidence:
         """With what has been observed since, by one rank or by several together."""
         if not len(seen.stamps_T):
             return self
-        total = int(seen.samples_T.sum())
+        total = int(seen.samples)
         turned = self.block[0] >= self.window
         open_C, before_C = (0.0, self.open_C) if turned else (self.open_C, self.open_before_C)
         done, before = (0, self.block[0]) if turned else self.block
-        return replace(
-            self,
+        return UnitEvidence(
             ages_3C=self._ages(seen),
             open_C=open_C + seen.opens_C,
             open_before_C=before_C,
+            window=self.window,
             block=(done + total, before),
             samples=self.samples + total,
             observations=self.observations + len(seen.stamps_T),
-            last_step=int(seen.steps_T[-1]),
+            last_step=seen.span[1],
         )
 
     def _ages(self, seen: Openings) -> NDArray[np.float64]:
         """What was silent throughout grows older by everything; else by what came after it last opened."""
-        steps_T, n = seen.steps_T, len(seen.stamps_T)
-        since = steps_T[0] - 1 if self.last_step is None else self.last_step
-        samples_T = seen.samples_T.cumsum()
-        growth = np.array([[samples_T[-1]], [n], [steps_T[-1] - since]], dtype=np.float64)
+        (first, last), n = seen.span, len(seen.stamps_T)
+        since = first - 1 if self.last_step is None else self.last_step
+        growth = np.array([[seen.samples], [n], [last - since]], dtype=np.float64)
         opened_C = seen.last_C > 0
         if n == 1:  # what has opened has just opened
             return (self.ages_3C + growth) * ~opened_C
+        steps_T, samples_T = seen.steps_T, seen.samples_T.cumsum()
         after_3T = np.array([samples_T[-1] - samples_T, np.arange(n)[::-1], steps_T[-1] - steps_T])
         at_C = np.searchsorted(seen.stamps_T, seen.last_C).clip(max=n - 1)
         return np.where(opened_C, after_3T[:, at_C], self.ages_3C + growth)
@@ -167,6 +167,7 @@ class UnitLedger:
         self._died_at_C = np.full(count, -1, dtype=np.int64)
         self._revived_at_C = np.full(count, -1, dtype=np.int64)
         self._back_from_C, self._flickers = np.zeros(count), False
+        self._deaths = False
         self._noted: UnitEvidence | None = None
 
     def state(self) -> dict[str, Any]:
@@ -186,6 +187,7 @@ class UnitLedger:
         count = evidence.units
         ledger = UnitLedger(count)
         ledger._died_at_C = saved_tensor(state, "died_at", torch.int64, shape=(count,)).numpy()
+        ledger._deaths = bool((ledger._died_at_C >= 0).any())
         ledger._revived_at_C = saved_tensor(state, "revived_at", torch.int64, shape=(count,)).numpy()
         if "back_from" in state:  # an older state does not have it
             ledger._back_from_C = saved_tensor(state, "back_from", torch.float64, shape=(count,)).numpy()
@@ -209,7 +211,7 @@ class UnitLedger:
         back = opened & (before.ages_3C[1] >= _FLICKER_OBSERVATIONS) & (before.ages_3C[0] >= _FLICKER_SAMPLES)
         if self._flickers:
             self._back_from_C[opened] = 0
-        if back.any():
+        if np.count_nonzero(back):
             same_block = evidence.block[0] == before.block[0] + new
             opens_C = evidence.open_C - before.open_C if same_block else evidence.open_C
             seldom = back & (opens_C < RARE_RATE * (before.ages_3C[0] + new))
@@ -218,7 +220,7 @@ class UnitLedger:
 
     def _flickering(self, evidence: UnitEvidence) -> int:
         """Units whose last opening was a flicker, until they have missed three more at that rate, or are dead."""
-        return int((evidence.ages_3C[0] < (_MISSED * self._back_from_C).clip(max=evidence.window)).sum())
+        return int(np.count_nonzero(evidence.ages_3C[0] < (_MISSED * self._back_from_C).clip(max=evidence.window)))
 
     def judge(self, evidence: UnitEvidence, step: int) -> UnitVerdict:
         """States from ages and from how many samples opened each unit in the last one or two windows.
@@ -229,29 +231,39 @@ class UnitLedger:
         ago; alive: everything else. Dead and suspect need 16 observed batches of silence.
         """
         self.note(evidence)
-        ages_3C, opened = evidence.ages_3C, evidence.open_C + evidence.open_before_C
-        silent = ages_3C[1] >= MIN_OBSERVATIONS
-        dead = silent & (ages_3C[0] >= evidence.window)
-        seen = sum(evidence.block)
-        missed = opened / np.maximum(seen - ages_3C[0], np.maximum(opened, 1)) * ages_3C[0]
-        suspect = silent & (ages_3C[0] >= SUSPECT_SAMPLES) & ~dead & ((opened == 0) | (missed >= _MISSED))
-        rate = opened / max(seen, 1)
-        rare = (rate < RARE_RATE) & (seen >= SUSPECT_SAMPLES) & ~dead & ~suspect
-        revived = self._remember(dead, silent, ages_3C[2], evidence, step)
-        letters = np.full(dead.shape, ord("a"), np.uint8)
-        for mask, letter in ((rare, "r"), (suspect, "s"), (revived & ~suspect & ~dead, "v"), (dead, "d")):
-            letters[mask] = ord(letter)
+        silent, seen = evidence.ages_3C[1] >= MIN_OBSERVATIONS, sum(evidence.block)
+        letters = np.full(silent.shape, ord("a"), np.uint8)
+        if seen >= SUSPECT_SAMPLES:
+            letters[(evidence.open_C + evidence.open_before_C) / seen < RARE_RATE] = ord("r")
+        # Of most layers, at most steps, no unit is silent, and none has ever been dead.
+        some = self._deaths or np.count_nonzero(silent)
+        half, double = self._mark(letters, silent, evidence, step) if some else (0, 0)
         known = evidence.samples >= SUSPECT_SAMPLES and evidence.observations >= MIN_OBSERVATIONS
-        died = self._died_at_C[self._died_at_C >= 0]
         return UnitVerdict(
             states=letters.tobytes().decode("ascii"),
             evidence_samples=min(evidence.samples, evidence.window),
-            first_death_step=int(died.min()) if died.size else None,
-            half_window=int((silent & (ages_3C[0] >= max(evidence.window / 2, SUSPECT_SAMPLES))).sum()),
-            double_window=int((silent & (ages_3C[0] >= 2 * evidence.window)).sum()),
-            flickering=self._flickering(evidence),
+            first_death_step=int(self._died_at_C[self._died_at_C >= 0].min()) if self._deaths else None,
+            half_window=half,
+            double_window=double,
+            flickering=self._flickering(evidence) if self._flickers else 0,
             known=known,
         )
+
+    def _mark(
+        self, letters: NDArray[np.uint8], silent: NDArray[np.bool_], evidence: UnitEvidence, step: int
+    ) -> tuple[int, int]:
+        """Mark what has revived, is suspect, is dead; how many were silent for half of the window, and for two."""
+        samples_C, opened = evidence.ages_3C[0], evidence.open_C + evidence.open_before_C
+        dead = silent & (samples_C >= evidence.window)
+        missed = opened / np.maximum(sum(evidence.block) - samples_C, np.maximum(opened, 1)) * samples_C
+        suspect = silent & (samples_C >= SUSPECT_SAMPLES) & ((opened == 0) | (missed >= _MISSED))
+        if self._deaths or np.count_nonzero(dead):
+            letters[self._remember(dead, silent, evidence.ages_3C[2], evidence, step)] = ord("v")
+        letters[suspect] = ord("s")
+        letters[dead] = ord("d")
+        long_C = samples_C[silent]
+        half = int(np.count_nonzero(long_C >= max(evidence.window / 2, SUSPECT_SAMPLES)))
+        return half, int(np.count_nonzero(long_C >= 2 * evidence.window))
 
     def _remember(
         self,
@@ -265,13 +277,15 @@ class UnitLedger:
 
         A unit that has been back for a window is as if it had never been dead.
         """
-        n = evidence.samples
-        settled = (self._revived_at_C >= 0) & (n - self._revived_at_C >= evidence.window) & ~dead
-        self._died_at_C[settled] = self._revived_at_C[settled] = -1
+        n, revived = evidence.samples, self._revived_at_C >= 0
+        if np.count_nonzero(revived):
+            settled = revived & (n - self._revived_at_C >= evidence.window) & ~dead
+            self._died_at_C[settled] = self._revived_at_C[settled] = -1
         fresh = dead & (self._died_at_C < 0)
-        self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
-        back = (self._died_at_C >= 0) & (self._revived_at_C < 0) & ~silent
-        self._revived_at_C[back] = n
-        again = dead & (self._revived_at_C >= 0)
-        self._revived_at_C[again] = -1
+        if np.count_nonzero(fresh):
+            self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
+        died = self._died_at_C >= 0
+        self._revived_at_C[died & (self._revived_at_C < 0) & ~silent] = n
+        self._revived_at_C[dead] = -1
+        self._deaths = bool(np.count_nonzero(died))
         return self._revived_at_C >= 0

@@ -7,6 +7,8 @@ stored as planes, all low bytes first: the high bytes are mostly zero then, whic
 
 from __future__ import annotations
 
+import contextlib
+import struct
 import zlib
 from collections.abc import Sequence
 from itertools import chain
@@ -64,10 +66,17 @@ def encode_histograms(histograms: Sequence[Histogram | None]) -> Bytes:
     if not known:
         return _EMPTY
     head = [(0, 0) if h is None else (len(h.counts), h.top) for h in histograms]
-    largest = max(chain.from_iterable(h.counts for h in known), default=0)
-    width = next(w for w in (2, 4, 8) if largest < 1 << 8 * w)
-    counts = np.array(list(chain.from_iterable(h.counts for h in known)), dtype=f"<u{width}")
-    return _compress(bytes([width]) + _planes(np.array(head, dtype="<i2")) + _planes(counts))
+    counts = _narrowest(list(chain.from_iterable(h.counts for h in known)))
+    return _compress(bytes([counts.itemsize]) + _planes(np.array(head, dtype="<i2")) + _planes(counts))
+
+
+def _narrowest(counts: list[int]) -> NDArray[Any]:
+    """As unsigned numbers of the least width that holds all. `struct` packs them in the time of a search for the
+    largest."""
+    for letter, dtype in (("H", "<u2"), ("I", "<u4")):
+        with contextlib.suppress(struct.error):
+            return np.frombuffer(struct.pack(f"<{len(counts)}{letter}", *counts), dtype)
+    return np.array(counts, dtype="<u8")
 
 
 def decode_histograms(blob: Bytes, n: int) -> list[Histogram | None]:

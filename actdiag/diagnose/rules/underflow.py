@@ -57,6 +57,8 @@ def _underflow(snapshot: Snapshot, limits: Limits) -> Underflow | None:
         return None
     smallest = limits.fp16_smallest - round(math.log2(scale or 1.0))
     order = in_order(snapshot)
+    if not any(_is_small(site, smallest, limits) for _, site in order):
+        return None
     octaves = 1 if _ends_everywhere(snapshot, smallest) else limits.underflow_octaves
     near = [_share(site, smallest, octaves, limits) for _, site in order]
     shares = [(share, i) for i, share in enumerate(near) if share is not None]
@@ -74,11 +76,16 @@ def _ends_everywhere(snapshot: Snapshot, smallest: int) -> bool:
     return not any(n for h in seen for exponent, n in _magnitudes(h).items() if exponent < smallest)
 
 
+def _is_small(site: SiteStats, smallest: int, limits: Limits) -> bool:
+    """Whether its gradients are small enough for many of them to be lost."""
+    if site.grad_histogram is None or not site.grad_rms or site.grad_nonfinite:
+        return False
+    return site.grad_rms < limits.underflow_near * 2.0**smallest
+
+
 def _share(site: SiteStats, smallest: int, octaves: int, limits: Limits) -> float | None:
     """Share of the nonzero gradients next to the smallest number; None if they do not end there, or are larger."""
-    if site.grad_histogram is None or not site.grad_rms or site.grad_nonfinite:
-        return None
-    if site.grad_rms >= limits.underflow_near * 2.0**smallest:
+    if site.grad_histogram is None or not _is_small(site, smallest, limits):
         return None
     counts = _magnitudes(site.grad_histogram)
     total = sum(counts.values())

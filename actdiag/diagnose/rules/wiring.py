@@ -46,6 +46,8 @@ def no_gradient(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict
     """
     if len(history) < limits.unreached_snapshots or history[-1].step - history[0].step < limits.unreached_steps:
         return
+    if all(p.state in ("trained", "frozen") for p in history[-1].parameters.values()):
+        return  # as in most snapshots: nothing is unwired, and what came before need not be looked through
     courses = {name: _course(history, name) for name in history[-1].parameters}
     courses = {name: course for name, course in courses.items() if len(course) >= limits.unreached_snapshots}
     trainable = {name: course for name, course in courses.items() if course[-1].state != "frozen"}
