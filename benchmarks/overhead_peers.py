@@ -51,7 +51,20 @@ def wandb_watch(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str)
     return lambda: run.log({"step": 1})
 
 
+def fastai_stats(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> Callable[[], None]:
+    """`ActivationStats(with_hist=True, every=1)` without its Learner: its hook on the layers that it takes, its rows.
+
+    It records the outputs of layers that have parameters, no gradients, and writes nothing.
+    """
+    from fastai.callback.hook import ActivationStats, Hooks, flatten_model, has_params
+
+    stats, rows = ActivationStats(with_hist=True, every=1), []
+    hooks = Hooks([module for module in flatten_model(model) if has_params(module)], stats.hook)
+    return lambda: rows.append(hooks.stored)
+
+
 PEERS: dict[str, Watch] = {
     "hand-written hooks, every step": hand_written,
     "wandb.watch (all, offline), every step": wandb_watch,
+    "fastai ActivationStats, every step": fastai_stats,
 }

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from overhead import EVERY_STEP, VARIANTS, measure, operators
+from overhead import EVERY_STEP, VARIANTS, Clock, measure, operators
 from overhead_peers import PEERS
 from workloads import MODELS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
+from actdiag.collect import schedule
 from actdiag.collect.kernel import kernel
 from actdiag.collect.lean import Lean
 from actdiag.collect.reducing import Eager
+from actdiag.collect.schedule import FREE_SECONDS
 
 
 def added(name: str, folder: Path, **options: object) -> tuple[int, int, int]:
@@ -62,3 +64,27 @@ def test_the_benchmark_measures_what_it_says(variant: str) -> None:
     assert (told["reads"] > 30) == (variant in PEERS)
     if variant in VARIANTS and VARIANTS[variant] == EVERY_STEP:
         assert 0.5 < told["kb"] < 0.6 * 29, "at most 0.6 KB for each of 29 tensors"
+
+
+def test_the_clock_of_the_budget_runs_in_the_steps_of_its_own_copy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, clock = [1.0], Clock()
+    monkeypatch.setattr("overhead.time.perf_counter", lambda: now[0])
+
+    def step() -> None:
+        now[0] += 2.0
+        seen.append(clock())
+
+    seen: list[float] = []
+    timed = clock.timed(step)
+    for _ in range(2):
+        timed()
+        now[0] += 100.0
+    assert (seen, clock()) == ([2.0, 4.0], 4.0)
+
+
+@pytest.mark.parametrize("variant,pairs", [("budget of 5 %", 8), ("defaults", 8)])
+def test_a_budget_is_measured_after_it_has_settled(variant: str, pairs: int) -> None:
+    told = measure("mlp", variant, pairs)
+    assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == schedule.FREE_SECONDS
+    measure("mlp", "A/A control", 2)
+    assert schedule.FREE_SECONDS == FREE_SECONDS
