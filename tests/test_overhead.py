@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from overhead import EVERY_STEP, VARIANTS, Clock, measure, operators
 from overhead_peers import PEERS
+from parts import KINDS, PLACES, Stopwatch, profile
 from workloads import MODELS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
@@ -88,3 +91,30 @@ def test_a_budget_is_measured_after_it_has_settled(variant: str, pairs: int) -> 
     assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == schedule.FREE_SECONDS
     measure("mlp", "A/A control", 2)
     assert schedule.FREE_SECONDS == FREE_SECONDS
+
+
+@pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
+def test_the_parts_of_a_recorded_step_are_all_timed_and_put_back() -> None:
+    before = [getattr(sys.modules[owner] if isinstance(owner, str) else owner, name) for owner, name, _ in PLACES]
+    told = profile("mlp", 3)
+    assert set(told) == {"bare", "recorded", *KINDS, "elsewhere"} and all(told[part] > 0 for part in KINDS)
+    assert sum(told[part] for part in KINDS) < told["recorded"]
+    after = [getattr(sys.modules[owner] if isinstance(owner, str) else owner, name) for owner, name, _ in PLACES]
+    assert before == after
+
+
+def test_while_one_part_runs_the_one_that_called_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, watch = [1.0], Stopwatch()
+    monkeypatch.setattr("parts.time.thread_time", lambda: now[0])
+
+    def takes(seconds: float, *then: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            now[0] += seconds
+            for one in then:
+                one()
+
+        return work
+
+    inner = watch.watching(takes(2.0), "inner")
+    watch.watching(takes(1.0, inner, inner, takes(0.5)), "outer")()
+    assert watch.spent == {"outer": 1.5, "inner": 4.0}
