@@ -137,7 +137,7 @@ def main() -> None:
     found = [profile(name, given.steps if name != "mlp" else 10 * given.steps) for name in names]
     lines = [
         f"`{' '.join(['python benchmarks/parts.py', *sys.argv[1:]])}`: torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs, one torch thread and process.",
+        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs, one thread, one process.",
         "",
         f"| ms of thread time | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
