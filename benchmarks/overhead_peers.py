@@ -106,7 +106,8 @@ def delve_saturation(model: nn.Module, optimizer: torch.optim.Optimizer, folder:
 def graphyco_diagnostics(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> Callable[[], None]:
     """`LiveTrainingDiagnostics`: zeros and RMS of the outputs of leaves, RMS of their gradients, alerts.
 
-    It keeps a hundred steps in memory and writes nothing: it has no writer.
+    It keeps a hundred steps in memory and writes nothing. An LSTM shows it gradients alone. It fails on
+    the CNN (in-place ReLU under its backward hooks) and on the GPT (outputs that are not contiguous).
     """
     from graphyco import LiveTrainingDiagnostics
 
@@ -144,7 +145,8 @@ def torchexplorer_watch(model: nn.Module, optimizer: torch.optim.Optimizer, fold
     """`watch(log_freq=1, disable_inplace=True)` into wandb, offline: histograms of 1000 elements of each tensor.
 
     Of inputs, outputs, their gradients, parameters and parameter gradients. It runs graphviz's `dot`, and writes its
-    whole history again each time, so its ratio grows with the number of steps.
+    whole history again each time, so its ratio grows with the number of steps. It fails on outputs that are nested
+    tuples, as the LSTM's.
     """
     run = _wandb_run(folder)
     import torchexplorer
