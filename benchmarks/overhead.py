@@ -8,7 +8,8 @@ Operators are counted over one more step by a dispatch mode.
 
     python benchmarks/overhead.py [--models mlp,lstm,cnn,gpt] [--variants NAME ...] [--append docs/cost.md]
 
-Peers that are not installed are left out: `pip install -r ./benchmarks/requirements-peers.txt`.
+Peers that are not installed fail: `pip install -r ./benchmarks/requirements-peers.txt`, and what is said at the top of
+benchmarks/requirements-peers-composer.txt. torchexplorer needs `apt-get install graphviz` too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead_peers import PEERS
+from overhead_peers import MOST_PAIRS, PEERS
 from torch.utils._python_dispatch import TorchDispatchMode
 from workloads import MODELS, PAIRS, stepper
 
@@ -181,7 +182,7 @@ def main() -> None:
     for name in given.models.split(","):
         pairs = given.pairs or PAIRS[name]
         for variant in wanted:
-            keep(given.append, [_row(name, variant, pairs, given.processes)])
+            keep(given.append, [_row(name, variant, min(pairs, MOST_PAIRS.get(variant, pairs)), given.processes)])
 
 
 def keep(page: Path | None, lines: list[str]) -> None:

@@ -90,6 +90,7 @@ def test_the_developers_extra_brings_what_tests_documentation_and_benchmarks_imp
     brought = CORE | COMES_WITH.keys() | {imported_as(one).replace("-", "_") for one in EXTRAS["dev"]}
     by_others = {"markdown", "_pytest", "tomli", "omegaconf"}  # of tensorboard, pytest and hydra
     optional = {"wandb", "fastai", "timm", "trackio"}  # of benchmarks and tests that say so
+    optional |= {"composer", "delve", "graphyco", "nansense", "ormas_monitor", "torchexplorer"}
     used = third_party("tests", "docs", "benchmarks").keys() - ours - by_others - optional
     assert {name for name in used if name not in brought} == set()
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
