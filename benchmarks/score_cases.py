@@ -159,12 +159,19 @@ def row(tool: str, s: Score) -> str:
     )
 
 
-def tables(cases: Sequence[Case]) -> list[str]:
-    """The tools side by side, recall by kind, and what actdiag got wrong, in Markdown."""
-    lines = [
+def side_by_side(cases: Sequence[Case]) -> list[str]:
+    """The table of the tools."""
+    return [
         "| tool | right kind | right layer | false alarms | dead layers told | median latency, steps | premature |",
         "|---|---|---|---|---|---|---|",
         *(row(tool, score(cases, tool)) for tool in TOOLS),
+    ]
+
+
+def tables(cases: Sequence[Case]) -> list[str]:
+    """The tools side by side, recall by kind, and what actdiag got wrong, in Markdown."""
+    lines = [
+        *side_by_side(cases),
         "",
         f"| kind of fault | {' | '.join(TOOLS)} |",
         "|---|" + "---|" * len(TOOLS),
@@ -220,6 +227,9 @@ def page(results: Mapping[str, Result], command: str) -> str:
         f"{platform.python_version()}, torch {torch.__version__}, actdiag {actdiag.__version__}.", "",
         *_METHOD.format(grid=GRID_STEPS, every=EVERY).splitlines(), "",
     ]  # fmt: skip
+    if len(results) > 1:
+        every = [case for result in results.values() for case in result.cases]
+        lines += ["## All of them together", "", "What each is good for is said below.", "", *side_by_side(every), ""]
     for chosen, (cases, left, busy) in results.items():
         name, seeds = chosen.partition(":")[0], sorted({case.seed for case in cases})
         text = (CASES / name / "README.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
