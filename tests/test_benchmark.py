@@ -104,6 +104,9 @@ def test_groups_of_seeds_of_one_set_have_a_section_each_that_says_what_they_were
     for i, name in enumerate(chosen):
         section = text.partition(f"## Set `second`, seeds {found[name].cases[0].seed}: ")[2].partition("## Set")[0]
         assert f"Load {i}. {SEEDS[name]}" in section and "| actdiag | 0 of 1 |" in section
+    together = text.partition("## All of them together")[2].partition("## Set")[0]
+    assert "| actdiag | 0 of 2 |" in together
+    assert "together" not in page({chosen[0]: found[chosen[0]]}, "command"), "one set is all"
 
 
 def test_how_busy_the_machine_was_is_kept_with_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
