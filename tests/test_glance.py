@@ -268,6 +268,13 @@ def test_units_that_die_between_two_recorded_steps_are_told_within_25_steps(step
     assert told[0].evidence["dead_units"] + told[0].evidence["suspect_units"] == 24
 
 
+def test_of_few_units_just_enough_are_told_when_two_windows_are_over() -> None:
+    """15 of 32 units: two windows of 64 batches end at step 134, and the next recorded step would be 150."""
+    _, monitor = killed_at(7, units=15, max_overhead=None, attentive=True, watch_every_n_steps=1)
+    (told,) = (f for f in monitor.findings if f.rule == "dead-units")
+    assert told.severity == "warning" and 134 <= (told.severity_step or told.step) <= 140
+
+
 def test_without_attention_they_wait_for_the_next_recorded_step() -> None:
     snapshots, monitor = killed_at(107, max_overhead=None)
     assert [s.step for s in snapshots] == [0, 50, 100, 150, 200]
