@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from actdiag import Monitor
+from actdiag.collect.gradients import sample
+from actdiag.collect.parameters import ParameterWatch
 from tests.observing import last, on, run
 from tests.regimes import regime
 
@@ -219,3 +223,41 @@ def test_a_replaced_parameter_is_told_from_the_next_recorded_step_on() -> None:
             told = last(monitor).parameters["0.weight"]
             assert told.state == ("not_in_optimizer" if outside else "trained") and told.grad_norm
             assert told.weight_norm == pytest.approx(2 * 24**0.5, rel=1e-3)
+
+
+def test_weights_that_are_remembered_twice_are_those_of_the_second_time() -> None:
+    """Also of a parameter so large that a sample of it is kept."""
+    model = nn.ModuleDict({"small": nn.Linear(3, 2), "large": nn.Linear(1 << 10, 1 << 9)})
+    watch = ParameterWatch([("", model)], lambda name, error: pytest.fail(f"{name}: {error}"))
+    watch.watch()
+    for _ in range(2):
+        watch.remember_weights()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(1.0)
+    watch.after_update(read_gradients=False)
+    for record in watch.records():
+        parameter = model.get_parameter(record.name).detach()
+        before = float((parameter - 1).double().square().sum())
+        assert float(record.sums["weight_squares"].value) == pytest.approx(before, rel=1e-6)
+        moved = float(record.sums["update_squares"].value)
+        assert moved == pytest.approx(sample(parameter).numel(), rel=1e-5), "each element by 1"
+
+
+def test_a_backward_that_raises_keeps_no_parameter() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    watch = ParameterWatch([("", model)], lambda name, error: pytest.fail(f"{name}: {error}"))
+    watch.watch()
+    hidden = model[0](torch.randn(2, 3))
+
+    def fail(g: torch.Tensor) -> None:
+        raise KeyError("the user's")
+
+    hidden.register_hook(fail)
+    with pytest.raises(KeyError):
+        model[1](hidden).sum().backward()
+    assert [record.name for record in watch.records() if record.fresh] == ["1.weight", "1.bias"]
+    gone = weakref.ref(model[1].weight)
+    del model, hidden
+    gc.collect()
+    assert gone() is None

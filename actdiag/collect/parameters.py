@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from itertools import compress
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class ParameterWatch:
         self._fail = fail
         self._several = several
         self._asked: set[int] = set()
-        self._pending: list[tuple[nn.Parameter, ParameterRecord]] = []
+        self._pending: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
         self._handles: list[RemovableHandle] = []
         self._own: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
         self._always_updates = False
@@ -70,7 +71,7 @@ class ParameterWatch:
             self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
-        return [(p, record) for ref, record in self._own if (p := ref()) is not None]
+        return _alive(self._own)
 
     def saw_gradient(self) -> None:
         """A backward has come to a site: it tells of parameters on which no hook fires, those that FSDP1 manages."""
@@ -80,7 +81,7 @@ class ParameterWatch:
     def _wait_for(self, parameter: nn.Parameter, record: ParameterRecord) -> None:
         """A gradient has been accumulated. Read one by one they would cost as many calls as there are parameters."""
         if not self._several:
-            self._pending.append((parameter, record))
+            self._pending.append((weakref.ref(parameter), record))
         self._ask()
 
     def _ask(self) -> None:
@@ -102,7 +103,7 @@ class ParameterWatch:
         pending, self._pending = self._pending, []
         try:
             with torch.no_grad():
-                self._note_accumulated(self._all_accumulated() if self._several else pending)
+                self._note_accumulated(self._all_accumulated() if self._several else _alive(pending))
         except Exception as error:
             self._fail("gradients", error)
 
@@ -149,11 +150,12 @@ class ParameterWatch:
 
     def _read_weights(self, waiting: list[tuple[nn.Parameter, ParameterRecord, bool]]) -> None:
         """Norms of weights, if none is known yet; copies of those about to be updated, of large ones a sample."""
-        whole = [(p, r) for p, r, kept in waiting if kept and local(p).numel() <= UPDATE_SAMPLE]
+        small = [kept and local(p).numel() <= UPDATE_SAMPLE for p, _, kept in waiting]
+        whole = [(p, r) for p, r, _ in compress(waiting, small)]
         for (_, record), (copy, norm) in zip(whole, self._reducer.keep([sample(p) for p, _ in whole]), strict=True):
             record.sums.setdefault("weight_squares", norm)
             record.before = copy
-        rest = [(p, r, kept) for p, r, kept in waiting if not kept or r.before is None]
+        rest = [one for one, alone in zip(waiting, small, strict=True) if not alone]
         norms = self._reducer.squares([local(p.detach()) for p, _, _ in rest])
         for (p, record, kept), norm in zip(rest, norms, strict=True):
             record.sums.setdefault("weight_squares", norm)
@@ -228,6 +230,12 @@ class ParameterWatch:
         self.rest()
         self._own.clear()
         self._pending.clear()
+
+
+def _alive(
+    held: Iterable[tuple[weakref.ref[nn.Parameter], ParameterRecord]],
+) -> list[tuple[nn.Parameter, ParameterRecord]]:
+    return [(p, record) for ref, record in held if (p := ref()) is not None]
 
 
 def ids_of(optimizers: Iterable[Optimizer]) -> set[int]:
