@@ -172,13 +172,17 @@ class Limits:
         """The least share of silent units with which any warning of a wide layer begins."""
         return min(self.dead_warning, self.half_window_warning, self.silent_warning)
 
+    def dead_spare(self, units: int) -> int:
+        """How many of the silent units of a layer may be rare ones: none where a single one counts for little."""
+        return self.dead_few_spare if units <= self.dead_few_units else 0
+
     def dead_verges(self, units: int) -> tuple[float, float, float, float]:
         """Shares of silent units at which a warning of a layer with `units` begins: silent for the least evidence, for
         half of the window, for all of it, for two of them; infinite where these make no difference."""
-        few = units <= self.dead_few_units
-        spare = (self.dead_few_spare if few else 1) / max(units, 1)
-        whole, double = (self.dead_warning + spare, self.dead_warning) if few else (self.dead_warning, math.inf)
-        return self.silent_warning + spare, self.half_window_warning + spare, whole, double
+        spare = self.dead_spare(units)
+        one, some = (count / max(units, 1) for count in (max(1, spare), spare))
+        double = self.dead_warning if spare else math.inf
+        return self.silent_warning + one, self.half_window_warning + one, self.dead_warning + some, double
 
 
 SHARES = frozenset(spec.name for spec in fields(Limits) if spec.type == "Share")

@@ -41,13 +41,11 @@ class Evidence(NamedTuple):
         again. Where most of those that open are alive, a silent one is of another kind.
         """
         back = 2 * self.flickering
-        rare = limits.dead_few_spare if self.units <= limits.dead_few_units else 1
-        return rare + (back if back >= self.units - self.silent else 0)
+        return max(1, limits.dead_spare(self.units)) + (back if back >= self.units - self.silent else 0)
 
     def certain(self, limits: Limits) -> int:
         """Dead units that stay so as far as can be told: where units are few, one that opens again counts for much."""
-        spare = limits.dead_few_spare if self.units <= limits.dead_few_units else 0
-        return max(self.double_window, self.dead - spare)
+        return max(self.double_window, self.dead - limits.dead_spare(self.units))
 
 
 def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
