@@ -64,7 +64,7 @@ class Options:
     max_overhead: float | None = _option(
         0.02,
         "share of the training time that observing may take, beyond the first second of cost; intervals grow to "
-        "keep it, and at most every other step is observed until bare ones are timed; None: no budget",
+        "keep it, and one step of four is left alone until bare ones are timed; None: no budget",
         checks.overhead,
     )
     window_samples: int = _option(

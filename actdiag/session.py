@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from actdiag.claims import MODELS
+from actdiag.collect.budget import Mode
 from actdiag.collect.collector import Collector
 from actdiag.collect.glance import Glance
 from actdiag.collect.parameters import ParameterWatch, ids_of
@@ -25,7 +26,7 @@ from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
 from actdiag.collect.recording import NOTHING, build, count, step_facts
 from actdiag.collect.scaler import ScaleWatch
-from actdiag.collect.schedule import Mode, Schedule
+from actdiag.collect.schedule import Schedule
 from actdiag.collect.sites import named_models, unwrap
 from actdiag.collect.spread import uneven
 from actdiag.config import Options

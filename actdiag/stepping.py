@@ -34,7 +34,7 @@ from actdiag.session import FindingError, Session
 logger = logging.getLogger("actdiag")
 
 _TIMED = 2
-"""Steps in a row that are left alone, of which each is timed; those that follow are timed together."""
+"""Steps in a row that are left alone, of which each is timed; of those that follow, the last and all before it."""
 
 
 class Driver:
@@ -146,8 +146,8 @@ class Driver:
         assert self._witness is not None
         self._witness.note()
         self._quiet -= 1
-        if not self._quiet:
-            self._session.schedule.budget.pass_over()
+        if self._quiet < 2:
+            self._session.schedule.budget.pass_over(last=not self._quiet)
 
     def _quiet_steps(self) -> int:
         """At the ends of how many steps, from this one on, there is nothing to do but to count.

@@ -34,8 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from workloads import MODELS, PAIRS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
-from actdiag.collect import schedule
-from actdiag.collect.schedule import FREE_SECONDS
+from actdiag.collect import budget
+from actdiag.collect.budget import FREE_SECONDS
 
 EVERY_STEP = {"log_every_n_steps": 1, "watch_every_n_steps": 1, "max_overhead": None}
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -113,7 +113,7 @@ def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
     """Ratios and counts of one variant, in this process."""
     torch.set_num_threads(1)
     budgeted = variant.startswith("budget")
-    schedule.FREE_SECONDS = 0.0 if budgeted else FREE_SECONDS
+    budget.FREE_SECONDS = 0.0 if budgeted else FREE_SECONDS
     compiled, folder = variant.startswith("compiled"), tempfile.mkdtemp()
     bare = stepper(MODELS[name], compiled=compiled)[2]
     seen, monitor = observed(variant, folder, stepper(MODELS[name], compiled=compiled))

@@ -189,7 +189,7 @@ MUTANTS = [
     ),
     Mutant(
         "the budget is never applied",
-        "collect/schedule.py",
+        "collect/budget.py",
         "return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])",
         "return configured",
         "test_schedule",

@@ -34,7 +34,7 @@ COST = {
         ),
         (
             "time of steps left alone is lost",
-            "        if not self._quiet:\n            self._session.schedule.budget.pass_over()\n",
+            "            self._session.schedule.budget.pass_over(last=not self._quiet)\n",
             "",
         ),
     ],
@@ -49,15 +49,50 @@ COST = {
             "        if not self.budget.known:\n            return 0\n",
             "",
         ),
+    ],
+    ("collect/budget.py", "test_left_alone"): [
         (
             "a pause is time of steps",
-            "        now = self._clock()\n        if self._begun is not None:\n",
-            "        now = self._clock()\n        self._begun = self._begun or 0.0\n        if True:\n",
+            "        self._charge()\n        if self._begun is None:\n            return\n        self._elapsed_s",
+            "        self._begun = self._begun or 0.0\n        self._elapsed_s",
         ),
         (
             "steps left alone take no time",
-            "            self._elapsed_s += now - self._begun\n            self._begun = now\n",
-            "            self._begun = now\n",
+            "        self._elapsed_s += now - self._begun\n        self._trailing = 0",
+            "        self._trailing = 0",
+        ),
+    ],
+    ("collect/budget.py", "test_schedule"): [
+        ("steps after an observed one cost nothing", "(mode, cost_s + took_s - self._bare_s)", "(mode, cost_s)"),
+        ("slow steps are what a bare one takes", "self._still if self._is_still else self._base", "self._base"),
+        ("what was observed costs on", "(mode, cost_s), self._open = self._open, None", "mode, cost_s = self._open"),
+        (
+            "a pause hides what was observed",
+            "        self._charge()\n        self._begun = None\n",
+            "        self._begun = None\n",
+        ),
+        ("what still runs costs nothing", "(self._spent_s + running_s)", "self._spent_s"),
+        ("a resumed run forgets what is bare", 'self._still.extend(_numbers(state, "still"))', "pass"),
+        ("a resumed run forgets what runs", "self._open = next(", "_ = next("),
+        ("an older state is refused", 'if "still" in state:', "if True:"),
+    ],
+    ("collect/schedule.py", "test_schedule"): [
+        (
+            "every other step is watched at first",
+            "            return configured  # steps are spared",
+            "            return 2",
+        ),
+        ("no step is spared", "% SPARED_STEPS == SPARED_STEPS - 1", "== -1"),
+        ("steps are spared for no budget", "self._options.max_overhead is None or self._agreed", "self._agreed"),
+        (
+            "steps are spared for ever",
+            " or self.budget.known:\n            return False",
+            ":\n            return False",
+        ),
+        (
+            "merging ranks spare as they like",
+            " or self._agreed is not None or self.budget.known",
+            " or self.budget.known",
         ),
     ],
     ("write/event_file.py", "test_event_file"): [

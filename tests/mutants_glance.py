@@ -23,6 +23,10 @@ GLANCE = {
         ("the dying are told dead", "open for fewer than 3 samples of a whole window by", "are dead by"),
     ],
     ("collect/glance.py", "test_glance"): [
+        ("nothing is awaited", " or self._awaits(now, evidence.units)", ""),
+        ("what has been told is awaited", " and all(a < verge for a", " or all(a < verge for a"),
+        ("what two windows need not tell is awaited", "verges[-1] <= now.half and", ""),
+        ("two windows are awaited alone", "now.half and all(a", "now.half or all(a"),
         ("a look never watches closer", "closer |= now.last >=", "closer |= now.last < 0 >="),
         ("a look asks on two batches", "observations_C >= MIN_OBSERVATIONS", "observations_C >= 2"),
         ("a look asks on any sample", "ages = (SUSPECT_SAMPLES,", "ages = (0,"),

@@ -126,8 +126,8 @@ RANKS = [
     (
         "every rank's clock decides for itself",
         "collect/schedule.py",
-        "if self._agreed is not None else",
-        "if False else",
+        "        if self._agreed is not None:\n            return",
+        "        if False:\n            return",
         "test_ranks",
     ),
     (

@@ -85,6 +85,15 @@ def test_a_verdict_is_due_again_when_the_window_is_full() -> None:
     assert [i + 1 for i, s in enumerate(looks(bench, [9] * 60)) if s.record] == [16, 32], "half of it is 16 batches"
 
 
+def test_of_few_units_every_step_is_watched_while_two_windows_are_needed_for_a_verdict() -> None:
+    """9 of 20 are 45 %: enough where they are silent for two windows of 32 batches, and for no verdict before."""
+    for silent, told in ((8, 16), (9, 64), (10, 32), (11, 16)):
+        bench = Bench(window=1024, warning=0.4, verges=lambda units: (0.65, 0.55, 0.5, 0.45))
+        bench.record(0)
+        closer = [i + 1 for i, s in enumerate(looks(bench, [silent] * 100)) if s.closer]
+        assert closer[1:] == list(range(16, told)), "the first is the rise"
+
+
 def test_what_was_told_at_a_recorded_step_asks_for_no_other() -> None:
     bench = Bench()
     for _ in range(80):
@@ -202,8 +211,8 @@ def test_the_first_steps_are_watched_one_by_one_then_every_fourth() -> None:
     ]
 
 
-def test_a_budget_that_knows_no_bare_step_yet_leaves_every_other_one_alone() -> None:
-    assert modes(Options(), 5) == ["record", "off", "watch", "off", "watch"]
+def test_a_budget_that_knows_no_bare_step_yet_leaves_one_of_four_alone() -> None:
+    assert modes(Options(), 5) == ["record", "watch", "watch", "off", "watch"]
 
 
 def test_a_closer_look_watches_every_step_for_a_while() -> None:

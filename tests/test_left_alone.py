@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from actdiag import Monitor
-from actdiag.collect.schedule import Budget, Schedule
+from actdiag.collect.budget import Budget
+from actdiag.collect.schedule import Schedule
 from actdiag.config import Options
 
 WARM = 12
@@ -169,10 +170,10 @@ def test_an_optimizer_that_was_replaced_in_the_middle_is_told_of(caplog: pytest.
 
 
 def test_every_run_of_steps_left_alone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[int] = []
-    monkeypatch.setattr(Budget, "pass_over", lambda self: timed.append(1))
+    timed: list[bool] = []
+    monkeypatch.setattr(Budget, "pass_over", lambda self, *, last: timed.append(last))
     monitor = trained(101)
-    assert len(timed) == 5, "one in each interval of 20 steps"
+    assert timed == [False, True] * 5, "all but the last, and the last, in each interval of 20 steps"
     monitor.close()
 
 
@@ -184,7 +185,7 @@ def test_the_time_of_steps_left_alone_counts_and_is_nobodys_cost() -> None:
         budget.lap("off")
     for _ in range(3):
         now[0] += 100.0
-        budget.pass_over()
+        budget.pass_over(last=False)
     now[0] += 1.0
     budget.lap("off")
     now[0] += 2.0
@@ -202,7 +203,7 @@ def test_a_pause_is_no_time_of_steps_left_alone() -> None:
         budget.lap("off")
     budget.restart()
     now[0] += 1000.0
-    budget.pass_over()
+    budget.pass_over(last=True)
     budget.lap("off")
     now[0] += 3.0
     budget.lap("record")

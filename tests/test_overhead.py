@@ -13,11 +13,11 @@ from parts import KINDS, PLACES, Stopwatch, profile
 from workloads import MODELS, stepper
 
 from actdiag import Monitor, TensorBoardWriter
-from actdiag.collect import schedule
+from actdiag.collect import budget
+from actdiag.collect.budget import FREE_SECONDS
 from actdiag.collect.kernel import kernel
 from actdiag.collect.lean import Lean
 from actdiag.collect.reducing import Eager
-from actdiag.collect.schedule import FREE_SECONDS
 
 
 def added(name: str, folder: Path, **options: object) -> tuple[int, int, int]:
@@ -88,9 +88,9 @@ def test_the_clock_of_the_budget_runs_in_the_steps_of_its_own_copy_alone(monkeyp
 @pytest.mark.parametrize("variant,pairs", [("budget of 5 %", 8), ("defaults", 8)])
 def test_a_budget_is_measured_after_it_has_settled(variant: str, pairs: int) -> None:
     told = measure("mlp", variant, pairs)
-    assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == schedule.FREE_SECONDS
+    assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == budget.FREE_SECONDS
     measure("mlp", "A/A control", 2)
-    assert schedule.FREE_SECONDS == FREE_SECONDS
+    assert budget.FREE_SECONDS == FREE_SECONDS
 
 
 @pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")

@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from actdiag import FindingError, Monitor, Snapshot
 from actdiag.collect import exchange, ranks, recording
+from actdiag.collect.budget import Budget
 from actdiag.collect.exchange import Exchange, Group
-from actdiag.collect.schedule import Budget
 from tests.ranks import RankFailed, run_ranks
 from tests.regimes import regime
 from tests.test_ranks import OPTIONS, STEPS, alone, assert_same, loss_of, net, sgd, shard, update

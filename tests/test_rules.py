@@ -260,14 +260,13 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
         (units(0, suspect_units=33, half_window_units=32), None),
         (units(0, suspect_units=33, half_window_units=33), "warning"),
         (units(7, 16, suspect_units=1, half_window_units=8), "info"),  # one that opens again, and it is no warning
-        (units(7, 16, suspect_units=2, half_window_units=9), "info"),  # of few units two may be rare
-        (units(7, 16, suspect_units=3, half_window_units=10), "warning"),
-        (units(0, 16, suspect_units=11), None), (units(0, 16, suspect_units=12), "warning"),
+        (units(7, 16, suspect_units=2, half_window_units=9), "warning"),
+        (units(0, 16, suspect_units=10), None), (units(0, 16, suspect_units=11), "warning"),
         (units(8, 16), "error"),  # an older log does not know
-        (units(9, 16, double_window_units=7), "info"), (units(10, 16, double_window_units=7), "error"),
-        (units(8, 16, double_window_units=8), "error"), (units(9, 16, double_window_units=8), "error"),
-        (units(16, 32, double_window_units=14), "info"), (units(17, 32, double_window_units=14), "warning"),
-        (units(15, 32, double_window_units=15), "warning"), (units(17, 33, double_window_units=0), "error"),
+        (units(8, 16, double_window_units=7), "info"), (units(9, 16, double_window_units=7), "error"),
+        (units(8, 16, double_window_units=8), "error"),
+        (units(15, 32, double_window_units=14), "info"), (units(16, 32, double_window_units=14), "warning"),
+        (units(15, 32, double_window_units=15), "warning"), (units(16, 33, double_window_units=0), "warning"),
         (units(0, suspect_units=40, flickering_units=11), "warning"),  # of the 24 that open, most are alive
         (units(0, suspect_units=40, flickering_units=12), None), (units(29, flickering_units=35), "warning"),
         (units(0, suspect_units=62, flickering_units=5), "warning"),  # so many are silent that some may open again
@@ -286,6 +285,21 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
 def test_dead_units_by_share_width_and_role(stats: SiteStats, severity: str | None) -> None:
     told = judge("dead-units", snapshot({"act": stats}))
     assert [v.severity for v in told] == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(
+    "stats,severity",
+    [
+        (units(7, 16, suspect_units=3, half_window_units=10), "info"),
+        (units(7, 16, suspect_units=4, half_window_units=11), "warning"),
+        (units(0, 16, suspect_units=12), None), (units(0, 16, suspect_units=13), "warning"),
+        (units(10, 16, double_window_units=7), "info"), (units(11, 16, double_window_units=7), "error"),
+        (units(8, 16, double_window_units=8), "error"), (units(29, double_window_units=0), "warning"),
+    ],
+)  # fmt: skip
+def test_more_of_few_units_may_be_rare_where_the_limits_say_so(stats: SiteStats, severity: str | None) -> None:
+    found = list(RULES["dead-units"]([snapshot({"act": stats})], Limits(dead_few_spare=3)))
+    assert [v.severity for v in found] == ([severity] if severity else [])
 
 
 def bounded(dead: int, of: int = 64, low: float = 0.5, high: float = 0.5, **values: Any) -> SiteStats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actdiag.collect.budget import Budget
 from actdiag.collect.schedule import Schedule
 from actdiag.config import Options
 
@@ -47,6 +48,101 @@ def test_the_budget_is_kept_in_the_long_run(budget: float, record: float, watch:
     spent = modes.count("record") * record + modes.count("watch") * watch
     assert spent / len(modes) <= 1.1 * budget
     assert "record" in modes and "watch" in modes, "it thins out and does not stop"
+
+
+def alone(options: Options, steps: int, *, record: float, watch: float, after: float) -> tuple[list[str], float]:
+    """Run a schedule that leaves steps alone, where the two steps after an observed one cost more too.
+
+    Returns the modes of the last half, and the share of their time that observing took.
+    """
+    clock, modes, cost = Clock(), list[str](), list[float]()
+    schedule = Schedule(options, clock)
+    while len(modes) < steps:
+        modes.append(schedule.decide(len(modes)))
+        off = "off" if modes[-2:-1] == ["off"] and modes[-3:-2] == ["off"] else "after"
+        cost.append({"record": record, "watch": watch, "off": after if off == "after" else 0.0}[modes[-1]])
+        clock.now += 1.0 + cost[-1]
+        schedule.budget.lap(modes[-1])  # type: ignore[arg-type]
+        quiet = schedule.left_alone(len(modes)) if modes[-2:] == ["off", "off"] else 0
+        if quiet > 1:
+            clock.now += quiet - 1.0
+            schedule.budget.pass_over(last=False)
+        if quiet:
+            clock.now += 1.0
+            schedule.budget.pass_over(last=True)
+        modes += ["off"] * quiet
+        cost += [0.0] * quiet
+    half = len(modes) // 2
+    return modes[half:], sum(cost[half:]) / (len(modes[half:]) + sum(cost[half:]))
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1])
+def test_the_steps_after_an_observed_one_are_of_its_cost(budget: float, after: float) -> None:
+    options = Options(log_every_n_steps=10, watch_every_n_steps=1, max_overhead=budget, attentive=False)
+    modes, share = alone(options, 20_000, record=2.0, watch=0.2, after=after)
+    assert 0.5 * budget < share <= 1.1 * budget
+    assert "record" in modes and "watch" in modes
+
+
+def still() -> tuple[Budget, Clock]:
+    """A budget that has timed steps of 2 between observed ones, and ten of 1 that were left alone."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    budget.lap("off")
+    for step in range(15):
+        clock.now += 2.0
+        budget.lap("off" if step % 3 else "watch")
+    for _ in range(5):
+        clock.now += 1.0
+        budget.pass_over(last=False)
+        clock.now += 1.0
+        budget.pass_over(last=True)
+    return budget, clock
+
+
+def test_what_an_observed_step_has_cost_is_known_when_the_steps_after_it_are_over() -> None:
+    budget, clock = still()
+    clock.now += 4.0
+    budget.lap("record")
+    assert budget.percent == pytest.approx(100 * 3 / 44) and budget.last_ms is None
+    clock.now += 1.5
+    budget.lap("off")
+    assert budget.percent == pytest.approx(100 * 3.5 / 45.5)
+    again = Budget(0.02, clock)
+    again.load(budget.state())
+    for one in (budget, again):
+        one.restart()
+        assert one.last_ms == 3500.0 and one.percent == pytest.approx(100 * 3.5 / 45.5)
+    clock.now += 8.0
+    budget.lap("off")
+    assert budget.percent == pytest.approx(100 * 3.5 / 45.5), "a pause is of no step"
+
+
+def test_a_state_of_before_steps_were_left_alone_is_read() -> None:
+    budget, clock = still()
+    state = {name: value for name, value in budget.state().items() if name not in ("still", "open")}
+    again = Budget(0.02, clock)
+    again.load(state)
+    assert again.state() == budget.state() | {"still": []}
+
+
+def test_until_a_bare_step_is_known_one_of_four_is_left_alone() -> None:
+    modes = drive(Options(log_every_n_steps=50), 40)
+    assert [step for step, mode in enumerate(modes[:32]) if mode == "off"] == list(range(3, 32, 4))
+    assert modes[32:] == ["watch"] * 8, "now as closely as the start is watched"
+
+
+def test_what_is_due_at_a_step_that_is_left_alone_is_so_at_the_next() -> None:
+    assert drive(Options(log_every_n_steps=3, attentive=False), 10)[:10:1].count("record") == 4
+    assert drive(Options(log_every_n_steps=3, attentive=False), 10)[3:5] == ["off", "record"]
+
+
+def test_ranks_that_merge_leave_out_what_they_have_agreed_on() -> None:
+    schedule = Schedule(Options(log_every_n_steps=1, watch_every_n_steps=1))
+    schedule.agree({"record": 5, "watch": 1})
+    modes = [schedule.decide(step) for step in range(9)]
+    assert modes == ["record", *["watch"] * 4, "record", *["watch"] * 3]
 
 
 def test_R19_what_observing_took_so_far_is_told_in_percent() -> None:

@@ -2,8 +2,8 @@
 
 Verdicts are of recorded steps only. But a layer that falls silent just after one would wait a whole interval for the
 next, and its units would be looked at only every few steps until then; so after each watched step it is asked whether
-many more units are silent than a little while ago (then every step is watched for a while), and whether so many have
-been silent for so long that a verdict is due (then the next step is recorded).
+many more units are silent than a little while ago, or a verdict needs two windows (then every step is watched for a
+while), and whether so many have been silent for so long that a verdict is due (then the next step is recorded).
 
 It is asked of numbers that are on the host already: those of a device arrive in pinned memory, and are looked at one
 watched step later. Nothing waits for them. A look goes back no further than a window, so that it costs the same however
@@ -112,7 +112,7 @@ class Glance:
             before = self._before(key)
             if before is not None:
                 due = self._due(before, now, evidence.units)
-                closer |= now.last >= before.last + CLOSER_RISE
+                closer |= now.last >= before.last + CLOSER_RISE or self._awaits(now, evidence.units)
                 record |= any(due)
                 now = self._raise(before, now, due)
             self._most[key] = now
@@ -134,6 +134,13 @@ class Glance:
         """Of each share but the last batch's, whether a verdict of it is due."""
         shares = zip(now[1:], before[1:], RECORD_RISE, self._verges(units), strict=True)
         return [a >= self._warning and (a >= b + rise or b < verge <= a) for a, b, rise, verge in shares]
+
+    def _awaits(self, now: Silence, units: int) -> bool:
+        """Whether a verdict needs two windows. Only samples that are watched count in them."""
+        if now.half < self._warning:
+            return False
+        verges = self._verges(units)
+        return verges[-1] <= now.half and all(a < verge for a, verge in zip(now[1:], verges, strict=True))
 
     def _raise(self, before: Silence, now: Silence, due: Sequence[bool]) -> Silence:
         """What has asked for something once does not ask again; a share that did not is not kept."""

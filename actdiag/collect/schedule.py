@@ -1,138 +1,23 @@
-"""When to observe, and how dear it was: a pure decision a step, and a budget that lengthens the intervals."""
+"""When to observe: a pure decision a step, at intervals that a budget lengthens."""
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from actdiag.collect.saved import items, mapping, number, whole
+from actdiag.collect.budget import OBSERVED, Budget, Mode, Observed
+from actdiag.collect.saved import mapping, whole
 from actdiag.config import Options
 
-Mode = Literal["off", "watch", "record"]
-
-_OBSERVED: tuple[Literal["watch", "record"], ...] = ("watch", "record")
-
-FREE_SECONDS = 1.0
-"""Cost that no budget saves: a run so short that this matters is over before anybody looks."""
 ATTENTIVE_STEPS = 64
 """Steps watched one by one at the start, and from where units fall silent: four times the batches that a word about a
 unit needs."""
 RECORD_GAP_STEPS = 4
 """Between a recorded step and one that a look has asked for."""
-_MIN_BASE_STEPS = 8
-_RECORD_SHARE = 0.5
-
-
-class Budget:
-    """Times of whole steps, and the intervals that keep observing below a share of them.
-
-    Only step boundaries are timed, so that what a writer thread takes from the training counts too. An interval
-    is ceil(cost / (share · base)), with medians, and never shorter than configured; at one time it grows at most
-    four times and shrinks to no less than half.
-    """
-
-    def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
-        self._spent_s = self._elapsed_s = 0.0
-        self._max_overhead = max_overhead
-        self._clock = clock
-        self._begun: float | None = None
-        self._base: deque[float] = deque(maxlen=64)
-        self._cost: dict[str, deque[float]] = {"watch": deque(maxlen=8), "record": deque(maxlen=8)}
-        self._interval = {"watch": 1, "record": 1}
-        self._settled = {"watch": 0, "record": 0}
-        self.last_ms: float | None = None
-
-    def lap(self, mode: Mode) -> None:
-        """One step has ended that was observed in `mode`. The first of each kind only warms up."""
-        now = self._clock()
-        begun, self._begun = self._begun, now
-        if begun is None:
-            return
-        self._elapsed_s += now - begun
-        if mode == "off":
-            self._base.append(now - begun)
-            return
-        self._settled[mode] += 1
-        if not self.known:
-            return
-        cost = now - begun - statistics.median(self._base)
-        self._spent_s += max(0.0, cost)
-        if mode == "record":
-            self.last_ms = max(0.0, cost) * 1e3
-        if self._settled[mode] > 1:
-            self._cost[mode].append(max(0.0, cost))
-            self._adapt(mode)
-
-    def pass_over(self) -> None:
-        """Steps have ended that were not observed: their time counts, but not as that of one step."""
-        now = self._clock()
-        if self._begun is not None:
-            self._elapsed_s += now - self._begun
-            self._begun = now
-
-    @property
-    def known(self) -> bool:
-        """Whether enough bare steps were timed."""
-        return len(self._base) >= _MIN_BASE_STEPS
-
-    @property
-    def percent(self) -> float | None:
-        """Share of the time of all steps that observing took, in percent; None before a bare step is known."""
-        return 100 * self._spent_s / self._elapsed_s if self.known else None
-
-    def told(self) -> dict[str, float | None]:
-        """What a snapshot tells of it."""
-        return {"overhead_ms": self.last_ms, "overhead_percent": self.percent}
-
-    def restart(self) -> None:
-        """Something else took time (validation, a pause): the running step is not timed."""
-        self._begun = None
-
-    def state(self) -> dict[str, Any]:
-        """What has been learned, as plain values. The running step is left out."""
-        return {
-            "spent_s": self._spent_s,
-            "elapsed_s": self._elapsed_s,
-            "base": list(self._base),
-            "cost": {mode: list(costs) for mode, costs in self._cost.items()},
-            "interval": dict(self._interval),
-            "settled": dict(self._settled),
-            "last_ms": self.last_ms,
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`. Raises ValueError for other values, and may be half loaded then."""
-        self._spent_s = number(state, "spent_s")
-        self._elapsed_s = number(state, "elapsed_s", none=True) or self._spent_s  # an older state does not have it
-        self._base.extend(_numbers(state, "base"))
-        cost, interval, settled = (mapping(state, name) for name in ("cost", "interval", "settled"))
-        for mode in _OBSERVED:
-            self._cost[mode].extend(_numbers(cost, mode))
-            self._interval[mode] = max(1, whole(interval, mode))
-            self._settled[mode] = whole(settled, mode)
-        self.last_ms = number(state, "last_ms", none=True)
-
-    def _adapt(self, mode: Literal["watch", "record"]) -> None:
-        if self._max_overhead is None:
-            return
-        share = self._max_overhead * (_RECORD_SHARE if mode == "record" else 1 - _RECORD_SHARE)
-        base = max(statistics.median(self._base), 1e-9)
-        wanted = math.ceil(statistics.median(self._cost[mode]) / (share * base))
-        held = self._interval[mode]
-        self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
-
-    def interval(self, mode: str, configured: int) -> int:
-        """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
-        if self._max_overhead is None:
-            return configured
-        if not self.known:
-            return max(configured, 2)
-        return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])
+SPARED_STEPS = 4
+"""Until a bare step is known, one of so many is left alone to be timed."""
 
 
 class Schedule:
@@ -167,6 +52,8 @@ class Schedule:
         self._due_before, self._decided = dict(self._next), step
         if step < self._options.start_step or (self._options.end_step is not None and step >= self._options.end_step):
             return "off"
+        if self._is_spared(step):
+            return "off"
         record = self._due("record", step, self._options.log_every_n_steps)
         watch = self._due("watch", step, 1 if self._close(step) else self._options.watch_every_n_steps)
         if record:
@@ -184,6 +71,15 @@ class Schedule:
         end = self._options.end_step
         over = end is not None and step >= end
         return sys.maxsize if over else max(0, min(self._next.values()) - 1 - step)
+
+    def _is_spared(self, step: int) -> bool:
+        """Whether a bare step has still to be timed, and this is one; what is due is so at the next step.
+
+        Ranks that merge keep to what they agreed.
+        """
+        if self._options.max_overhead is None or self._agreed is not None or self.budget.known:
+            return False
+        return (step - self._options.start_step) % SPARED_STEPS == SPARED_STEPS - 1
 
     def _close(self, step: int) -> bool:
         """Whether every step is watched now, as far as the budget allows. Ranks that merge keep to what they agreed."""
@@ -226,29 +122,32 @@ class Schedule:
         schedule = Schedule(options)
         due, before = mapping(state, "next"), mapping(state, "configured")
         now = schedule._configured()
-        schedule._next = {mode: whole(due, mode) if now[mode] == before.get(mode) else 0 for mode in _OBSERVED}
+        schedule._next = {mode: whole(due, mode) if now[mode] == before.get(mode) else 0 for mode in OBSERVED}
         schedule.budget.load(mapping(state, "budget"))
         if state.get("agreed") is not None:  # a state that each rank has saved of its own holds what it has measured
             agreed = mapping(state, "agreed")
-            schedule._agreed = {mode: max(now[mode], whole(agreed, mode)) for mode in _OBSERVED}
+            schedule._agreed = {mode: max(now[mode], whole(agreed, mode)) for mode in OBSERVED}
         recorded, until = (whole(state, name, none=True) for name in ("recorded", "attentive_until"))
         schedule._recorded = -1 if recorded is None else recorded  # an older state has neither
         if schedule.attentive and until is not None:
             schedule._attentive_until = max(schedule._attentive_until, until)
         return schedule
 
-    def _configured(self) -> dict[Literal["watch", "record"], int]:
+    def _configured(self) -> dict[Observed, int]:
         return {"watch": self._options.watch_every_n_steps, "record": self._options.log_every_n_steps}
 
-    def _due(self, mode: Literal["watch", "record"], step: int, configured: int) -> bool:
+    def _due(self, mode: Observed, step: int, configured: int) -> bool:
         if step < self._next[mode]:
             return False
-        interval = self._agreed[mode] if self._agreed is not None else self.budget.interval(mode, configured)
+        interval = self._interval(mode, configured)
         grid = -(-interval // configured) * configured  # a lengthened interval stays on the configured grid
         start = self._options.start_step
         self._next[mode] = start + ((step - start) // grid + 1) * grid
         return True
 
-
-def _numbers(state: Mapping[str, Any], name: str) -> list[float]:
-    return [number({name: value}, name) for value in items(state, name)]
+    def _interval(self, mode: Observed, configured: int) -> int:
+        if self._agreed is not None:
+            return self._agreed[mode]
+        if mode == "watch" and not self.budget.known:
+            return configured  # steps are spared
+        return self.budget.interval(mode, configured)

@@ -28,9 +28,9 @@ class Limits:
     dead_narrow: Share = 0.9
     """Healthy layers of 8 units had 0.38 and, in front of a gate, 0.75: narrow layers must be nearly all dead."""
     dead_few_units: int = 32
-    dead_few_spare: int = 2
-    """Of so few units two that are silent may be rare, until they have been silent for two windows. Of a faulty layer
-    of 16 units 8 had been silent for the whole window when 6 were dead."""
+    dead_few_spare: int = 1
+    """Of so few units one that is silent may be rare, until it has been silent for two windows. Of a faulty layer of 16
+    units 8 had been silent for the whole window when 6 were dead."""
     dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
     half_window_warning: Share = 0.5

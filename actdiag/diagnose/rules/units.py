@@ -54,8 +54,8 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
     batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
     error from 50 %; earlier, a warning if 50 % of its units and one more have been silent for half of the window, or
-    60 % and one more for 300 samples. Up to 32 units these are two more, and two more than 45 or 50 % must be dead, or
-    so many silent for two windows. Where most units that open at all only flicker (they came back from a silence of
+    60 % and one more for 300 samples. Up to 32 units one more than 45 or 50 % must be dead, or so many silent for two
+    windows. Where most units that open at all only flicker (they came back from a silence of
     100 samples or more, on less than 1 % of the samples since), these, and as many more, do not count in that. From
     20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
     Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.

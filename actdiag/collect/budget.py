@@ -1,0 +1,181 @@
+"""What observing costs: times of whole steps, and intervals that keep it below a share of the training's time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from actdiag.collect.saved import items, mapping, number, whole
+
+Observed = Literal["watch", "record"]
+Mode = Literal["off", "watch", "record"]
+
+OBSERVED: tuple[Observed, ...] = ("watch", "record")
+
+FREE_SECONDS = 1.0
+"""Cost that no budget saves: a run so short that this matters is over before anybody looks."""
+_MIN_BASE_STEPS = 8
+_MIN_STILL_STEPS = 4
+_TRAILING = 2
+_RECORD_SHARE = 0.5
+
+
+class Budget:
+    """Times of whole steps, and the intervals that keep observing below a share of them.
+
+    Only step boundaries are timed, so that what a writer thread takes from the training counts too. An interval
+    is ceil(cost / (share · base)), with medians, and never shorter than configured; at one time it grows at most
+    four times and shrinks to no less than half.
+
+    The two steps right after an observed one are slower than others (hooks are taken off, caches are cold). Where more
+    follow it is these that tell what a bare step takes, and what the two take beyond that is cost as well.
+    """
+
+    def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
+        self._spent_s = self._elapsed_s = 0.0
+        self._max_overhead = max_overhead
+        self._clock = clock
+        self._begun: float | None = None
+        self._base: deque[float] = deque(maxlen=64)
+        self._still: deque[float] = deque(maxlen=64)
+        self._open: tuple[Observed, float] | None = None
+        self._trailing = 0
+        self._cost: dict[str, deque[float]] = {"watch": deque(maxlen=8), "record": deque(maxlen=8)}
+        self._interval = {"watch": 1, "record": 1}
+        self._settled = {"watch": 0, "record": 0}
+        self.last_ms: float | None = None
+
+    def lap(self, mode: Mode) -> None:
+        """One step has ended that was observed in `mode`. The first of each kind only warms up."""
+        now = self._clock()
+        begun, self._begun = self._begun, now
+        if begun is None:
+            return
+        self._elapsed_s += now - begun
+        if mode == "off":
+            self._trail(now - begun)
+            return
+        self._charge()
+        self._trailing = _TRAILING
+        self._settled[mode] += 1
+        if self.known:
+            self._open = (mode, now - begun - self._bare_s)
+
+    def pass_over(self, *, last: bool) -> None:
+        """Steps have ended that were not observed: the last one alone, or all before it. Their time counts."""
+        now = self._clock()
+        self._charge()
+        if self._begun is None:
+            return
+        self._elapsed_s += now - self._begun
+        self._trailing = 0
+        if last:
+            self._still.append(now - self._begun)
+        self._begun = now
+
+    def _trail(self, took_s: float) -> None:
+        """A bare step: right after an observed one what it takes more than others is of what was observed."""
+        self._base.append(took_s)
+        self._trailing -= 1
+        if self._trailing < 0:
+            self._charge()
+            self._still.append(took_s)
+        elif self._open is not None and self._is_still:
+            mode, cost_s = self._open
+            self._open = (mode, cost_s + took_s - self._bare_s)
+
+    def _charge(self) -> None:
+        """What was observed last costs no more."""
+        if self._open is None:
+            return
+        (mode, cost_s), self._open = self._open, None
+        cost_s = max(0.0, cost_s)
+        self._spent_s += cost_s
+        if mode == "record":
+            self.last_ms = cost_s * 1e3
+        if self._settled[mode] > 1:
+            self._cost[mode].append(cost_s)
+            self._adapt(mode)
+
+    @property
+    def _is_still(self) -> bool:
+        return len(self._still) >= _MIN_STILL_STEPS
+
+    @property
+    def _bare_s(self) -> float:
+        return max(statistics.median(self._still if self._is_still else self._base), 1e-9)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough bare steps were timed."""
+        return len(self._base) >= _MIN_BASE_STEPS
+
+    @property
+    def percent(self) -> float | None:
+        """Share of the time of all steps that observing took, in percent; None before a bare step is known."""
+        if not self.known:
+            return None
+        running_s = max(0.0, self._open[1]) if self._open is not None else 0.0
+        return 100 * (self._spent_s + running_s) / self._elapsed_s
+
+    def told(self) -> dict[str, float | None]:
+        """What a snapshot tells of it."""
+        return {"overhead_ms": self.last_ms, "overhead_percent": self.percent}
+
+    def restart(self) -> None:
+        """Something else took time (validation, a pause): the running step is not timed."""
+        self._charge()
+        self._begun = None
+
+    def state(self) -> dict[str, Any]:
+        """What has been learned, as plain values. The running step is left out."""
+        return {
+            "spent_s": self._spent_s,
+            "elapsed_s": self._elapsed_s,
+            "base": list(self._base),
+            "still": list(self._still),
+            "open": dict([self._open]) if self._open is not None else {},
+            "cost": {mode: list(costs) for mode, costs in self._cost.items()},
+            "interval": dict(self._interval),
+            "settled": dict(self._settled),
+            "last_ms": self.last_ms,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`. Raises ValueError for other values, and may be half loaded then."""
+        self._spent_s = number(state, "spent_s")
+        self._elapsed_s = number(state, "elapsed_s", none=True) or self._spent_s  # an older state does not have it
+        self._base.extend(_numbers(state, "base"))
+        if "still" in state:  # nor does it have this
+            self._still.extend(_numbers(state, "still"))
+            running = mapping(state, "open")
+            self._open = next(((mode, number(running, mode)) for mode in OBSERVED if mode in running), None)
+        cost, interval, settled = (mapping(state, name) for name in ("cost", "interval", "settled"))
+        for mode in OBSERVED:
+            self._cost[mode].extend(_numbers(cost, mode))
+            self._interval[mode] = max(1, whole(interval, mode))
+            self._settled[mode] = whole(settled, mode)
+        self.last_ms = number(state, "last_ms", none=True)
+
+    def _adapt(self, mode: Observed) -> None:
+        if self._max_overhead is None:
+            return
+        share = self._max_overhead * (_RECORD_SHARE if mode == "record" else 1 - _RECORD_SHARE)
+        wanted = math.ceil(statistics.median(self._cost[mode]) / (share * self._bare_s))
+        held = self._interval[mode]
+        self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
+
+    def interval(self, mode: str, configured: int) -> int:
+        """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
+        if self._max_overhead is None:
+            return configured
+        if not self.known:
+            return max(configured, 2)
+        return configured if self._spent_s < FREE_SECONDS else max(configured, self._interval[mode])
+
+
+def _numbers(state: Mapping[str, Any], name: str) -> list[float]:
+    return [number({name: value}, name) for value in items(state, name)]
