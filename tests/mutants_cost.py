@@ -62,6 +62,10 @@ COST = {
             "        self._trailing = 0",
         ),
     ],
+    ("collect/fused.py", "test_fused"): [
+        ("all copies share memory", " or sum(group) + sizes[at + 1] > _SHARED", ""),
+        ("no copies share memory", "if at + 1 == len(sizes) or sum(group)", "if at + 1 or sum(group)"),
+    ],
     ("collect/budget.py", "test_schedule"): [
         ("steps after an observed one cost nothing", "(mode, cost_s + took_s - self._bare_s)", "(mode, cost_s)"),
         ("slow steps are what a bare one takes", "self._still if self._is_still else self._base", "self._base"),
@@ -74,7 +78,7 @@ COST = {
         ("what still runs costs nothing", "(self._spent_s + running_s)", "self._spent_s"),
         ("a resumed run forgets what is bare", 'self._still.extend(_numbers(state, "still"))', "pass"),
         ("a resumed run forgets what runs", "self._open = next(", "_ = next("),
-        ("an older state is refused", 'if "still" in state:', "if True:"),
+        ("an older budget is refused", 'if "still" in state:', "if True:"),
     ],
     ("collect/schedule.py", "test_schedule"): [
         (

@@ -371,6 +371,15 @@ def test_what_is_kept_is_a_copy_with_its_sum_of_squares(make: Any, dtype: torch.
     assert torch.equal(kept[2][0] + 1.0, weights[2]) and make().keep([]) == []
 
 
+@compiled
+def test_copies_of_small_weights_share_memory_and_one_of_a_large_one_has_its_own() -> None:
+    weights = [torch.randn(n) for n in (3, 1 << 16, 5, 7, 1 << 17, 9)]
+    copies = [copy for copy, _ in Fused().keep(weights)]
+    assert all(torch.equal(copy, weight) for copy, weight in zip(copies, weights, strict=True))
+    where = [copy.untyped_storage().data_ptr() for copy in copies]
+    assert len(set(where)) == 5 and where[2] == where[3]
+
+
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_updates_agree_also_of_a_sampled_parameter(make: Any, dtype: torch.dtype) -> None:

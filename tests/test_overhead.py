@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from overhead import EVERY_STEP, VARIANTS, Clock, measure, operators
+import torch
+from overhead import EVERY_STEP, VARIANTS, Clock, after_forward, faults, measure, operators
 from overhead_peers import PEERS
 from parts import KINDS, PLACES, Stopwatch, profile
 from workloads import MODELS, stepper
@@ -64,9 +65,32 @@ def test_the_benchmark_measures_what_it_says(variant: str) -> None:
     told = measure("mlp", variant, 12)
     assert told["wall"] > 0 and told["cpu"] > 0 and told["peak_mb"] > 50
     assert (told["operators"] == 0) == (variant == "A/A control")
+    assert told["faults"] >= 0 and told["bare_faults"] >= 0
+    if sys.platform == "linux":
+        assert abs(told["live_mb"]) < 0.5 if variant == "A/A control" else 0 < told["live_mb"] < 20
     assert (told["reads"] > 30) == (variant in PEERS)
     if variant in VARIANTS and VARIANTS[variant] == EVERY_STEP:
         assert 0.5 < told["kb"] < 0.6 * 29, "at most 0.6 KB for each of 29 tensors"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc tells it")
+def test_what_a_forward_pass_keeps_is_seen_in_what_malloc_has_given_out() -> None:
+    kept: list[torch.Tensor] = []
+    model = torch.nn.Linear(2, 2)
+    model.register_forward_hook(lambda *_: kept.append(torch.zeros(1 << 22)))
+
+    def step() -> None:
+        model(torch.zeros(1, 2))
+
+    before = after_forward(model, step)
+    assert after_forward(model, step) - before == pytest.approx(16, abs=0.5)
+    assert len(model._forward_hooks) == 1
+
+
+def test_pages_that_are_touched_for_the_first_time_are_faults() -> None:
+    before = faults()
+    torch.zeros(1 << 24)
+    assert faults() > before
 
 
 def test_the_clock_of_the_budget_runs_in_the_steps_of_its_own_copy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +109,7 @@ def test_the_clock_of_the_budget_runs_in_the_steps_of_its_own_copy_alone(monkeyp
     assert (seen, clock()) == ([2.0, 4.0], 4.0)
 
 
-@pytest.mark.parametrize("variant,pairs", [("budget of 5 %", 8), ("defaults", 8)])
+@pytest.mark.parametrize("variant,pairs", [("budget of 5 %", 8), ("defaults", 8), ("defaults, later", 8)])
 def test_a_budget_is_measured_after_it_has_settled(variant: str, pairs: int) -> None:
     told = measure("mlp", variant, pairs)
     assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == budget.FREE_SECONDS

@@ -26,6 +26,7 @@ from actdiag.collect.triton_reducer import Triton, wanted
 
 _HEAD, _COLUMNS = 6, 5
 _MOMENTS, _GATE, _OPEN = 1, 2, 4
+_SHARED = 1 << 16
 
 
 def reducer() -> Reducer:
@@ -100,11 +101,11 @@ class Fused:
         return rows_of(out)
 
     def keep(self, flat: list[Tensor]) -> list[tuple[Tensor, Number]]:
-        """See Reducer. The copies share one allocation."""
+        """See Reducer."""
         if not flat or not _all_dense(flat):
             return self._eager.keep(flat)
         sizes, out = [x.numel() for x in flat], _numbers(1, len(flat))
-        copies = torch.split(torch.empty(sum(sizes)), sizes)
+        copies = _copies(sizes)
         to = (_pointers(flat), _pointers(copies), _wholes(sizes), len(flat), out.data_ptr())
         self._library.actdiag_keep(*to)
         return list(zip(copies, rows_of(out)[0], strict=True))
@@ -140,6 +141,17 @@ def _rows_of(out: Tensor) -> tuple[int, int]:
 def _numbers(*shape: int) -> Tensor:
     """Memory for float64: NumPy gives and cuts it in a third of the time that torch takes."""
     return torch.from_numpy(np.empty(shape))
+
+
+def _copies(sizes: list[int]) -> list[Tensor]:
+    """Memory for copies. Small ones share it; a large one finds room among what activations have left."""
+    found, group = list[Tensor](), list[int]()
+    for at, size in enumerate(sizes):
+        group.append(size)
+        if at + 1 == len(sizes) or sum(group) + sizes[at + 1] > _SHARED:
+            found += torch.split(torch.empty(sum(group)), group)
+            group = []
+    return found
 
 
 def _counters() -> Tensor:
