@@ -157,6 +157,7 @@ def _one_step(
         outputs.close()
     session.before_update((), None)
     session.end_step(0)
+    session.finish()
     head = outputs.layer_of(given.output), kind_of(given.output)
     return _Loss(given, bool(torch.isfinite(loss.detach()).all())), head
 

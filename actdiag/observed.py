@@ -44,6 +44,7 @@ class Observed:
     def _settle(self) -> None:
         if self._driver is not None:
             self._driver.settle()
+        self.session.guarded(self.session.finish)
 
     @property
     def findings(self) -> list[Finding]:

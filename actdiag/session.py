@@ -8,10 +8,10 @@ is `raise_on`, which asks for an exception.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -22,13 +22,11 @@ from actdiag.collect.budget import Mode
 from actdiag.collect.collector import Collector
 from actdiag.collect.glance import Glance
 from actdiag.collect.parameters import ParameterWatch, ids_of
-from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
-from actdiag.collect.recording import NOTHING, build, count, step_facts
+from actdiag.collect.recorder import Now, Recorder
 from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.schedule import Schedule
 from actdiag.collect.sites import named_models, unwrap
-from actdiag.collect.spread import uneven
 from actdiag.config import Options
 from actdiag.coverage import Coverage
 from actdiag.diagnose.judge import Ledger
@@ -74,6 +72,7 @@ class Session:
         self.schedule = Schedule(options)
         self._glance = Glance(options.window_samples, terms.limits.dead_earliest, terms.limits.dead_verges)
         self.ranks.agree(self.schedule, self.collector.memory)
+        self._recorder = Recorder(self.collector, self._parameters, self.ranks, self._glance)
         self.ledger = Ledger(terms)
         self.scaler = ScaleWatch(options.grad_scaler)
         self.mode: Mode = "off"
@@ -211,14 +210,16 @@ class Session:
     def end_step(self, step: int) -> Snapshot | None:
         """The step is over: take the hooks off; on a recorded step read, join the ranks, judge and write.
 
-        Collective on a recorded step, where ranks merge: whatever this rank has seen of it, it says so.
+        Collective on a recorded step, where ranks merge: whatever this rank has seen of it, it says so. None where its
+        numbers are still on their way: they are told at the end of the next step, or when somebody asks.
         """
+        self.finish()
         mode, self.mode, self._stepped = self.mode, "off", True
         due, self._due = self._due, False
         self.next_step = step + 1
         if mode != "off":  # nothing was put on; what every step runs is to be short
             self.collector.disarm()
-        snapshot = self._record(step, seen=mode == "record") if due else None
+        snapshot = self._recorder.record(step, self._now(), seen=mode == "record") if due else None
         if due:
             self._parameters.release()
             if self.collector.scope.stack:
@@ -230,29 +231,14 @@ class Session:
         self.schedule.budget.lap(mode)  # after the writers: what a slow store takes is cost too
         return snapshot
 
-    def _record(self, step: int, *, seen: bool) -> Snapshot | None:
-        """The numbers of a recorded step; None for one that the loss scaler has skipped, or that nobody saw."""
-        tally, places = NOTHING
-        if seen:
-            tally, places = count(self.collector, self._parameters.records(), self.scaler)
-        overflowed = seen and self.scaler.overflowed
-        drop = overflowed and not self.scaler.skipped_again()
-        wanted = self.schedule.wanted()
-        if not self.joins and uneven(ref() for ref in self.collector.models.values()):
-            self.ranks.leave(step, "inputs are uneven, under ddp.join(): use Join([ddp_model, monitor]) instead")
-        own = Word(step, drop, self._again or overflowed, wanted["record"], wanted["watch"], int(seen))
-        word, tally = self.ranks.join(own, tally, places)
-        self.collector.memory.absorb(tally)
-        self._glance.settle(self.collector.memory)
-        self.ranks.agree(self.schedule, self.collector.memory, word)
-        if word.again:
-            self.schedule.record_at(step + 1)
-        if word.drop or not word.ranks:
-            return None
-        facts = step_facts(self.collector, self.scaler, self.ranks, word, tally)
-        facts |= {"epoch": self.epoch, **self.schedule.budget.told()}
-        snapshot = build(tally, self.collector.memory, self.ranks, facts)
-        return snapshot if self.clip_known else replace(snapshot, clip_coefficient=None)
+    def finish(self) -> None:
+        """Tell the recorded step whose numbers are on their way, if there is one. Waits for them."""
+        snapshot = self._recorder.finish(self._now())
+        if snapshot is not None:
+            self._publish(snapshot)
+
+    def _now(self) -> Now:
+        return Now(self.scaler, self.schedule, self.epoch, self._again, self.joins, self.clip_known)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._coverage.report(snapshot)
@@ -285,6 +271,8 @@ class Session:
 
     def close(self) -> None:
         """Take everything off the model and close the writers. Safe to call twice; never raises."""
+        with contextlib.suppress(FindingError):
+            self.guarded(self.finish)
         if self.closed:
             return
         self.closed = True

@@ -48,9 +48,10 @@ PLACES: list[tuple[Any, str, str]] = [
     (parameters.ParameterWatch, "_read_accumulated", "parameters"),
     (Collector, "arm", "hooks on and off"),
     (Collector, "disarm", "hooks on and off"),
-    ("actdiag.session", "count", "counted on the host"),
+    ("actdiag.collect.recorder", "gather", "counted on the host"),
+    ("actdiag.collect.recorder", "count", "counted on the host"),
     (memory.Memory, "absorb", "evidence about units"),
-    ("actdiag.session", "build", "snapshot"),
+    ("actdiag.collect.recorder", "build", "snapshot"),
     (judge.Ledger, "judge", "rules"),
     (Outlet, "publish", "written"),
 ]

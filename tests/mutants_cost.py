@@ -66,6 +66,32 @@ COST = {
         ("all copies share memory", " or sum(group) + sizes[at + 1] > _SHARED", ""),
         ("no copies share memory", "if at + 1 == len(sizes) or sum(group)", "if at + 1 or sum(group)"),
     ],
+    ("collect/recorder.py", "test_late"): [
+        ("a step on its way is told twice", "coming, self._coming = self._coming, None", "coming = self._coming"),
+        ("a loss scaler is kept waiting", " or now.scaler.scaler is not None", ""),
+        ("ranks are kept waiting", "self._ranks.merging or now.again", "now.again"),
+        ("a step to be repeated is kept waiting", "self._ranks.merging or now.again", "self._ranks.merging"),
+        ("a step on its way is of the next epoch", "epoch=coming.epoch, ", ""),
+    ],
+    ("collect/readout.py", "test_late"): [
+        ("what is sent for later is shared", "[array.copy() for array in arrays] if late else arrays", "arrays"),
+        ("nothing comes later", "comes = late and device.type in LATE_DEVICES", "comes = False"),
+        ("what comes is cut in the wrong places", "for _, tensor in items])[:-1]", "for _, tensor in items])[1:]"),
+    ],
+    ("collect/recording.py", "test_late"): [
+        ("openings on their way are counted again", "    if late:\n        collector.told()\n", ""),
+    ],
+    ("session.py", "test_late"): [
+        (
+            "the last step on its way is lost",
+            "            self.guarded(self.finish)\n        if self.closed",
+            "            pass\n        if self.closed",
+        ),
+        ("a step on its way is told only to who asks", "        self.finish()\n        mode,", "        mode,"),
+    ],
+    ("observed.py", "test_late"): [
+        ("who asks is told nothing of what is on its way", "        self.session.guarded(self.session.finish)\n", ""),
+    ],
     ("collect/budget.py", "test_schedule"): [
         ("steps after an observed one cost nothing", "(mode, cost_s + took_s - self._bare_s)", "(mode, cost_s)"),
         ("slow steps are what a bare one takes", "self._still if self._is_still else self._base", "self._base"),

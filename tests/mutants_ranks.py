@@ -66,13 +66,14 @@ RANKS = [
         "summed_PV",
         "test_tally",
     ),
-    ("copies of a part are counted", "collect/readout.py", "if record.copied:", "if False:", "test_sharded"),
+    ("copies of a part are counted", "collect/readout.py", "if record.copied:", "if False:", "test_sharded", True),
     (
         "strided shards are taken for copies",
         "collect/spread.py",
         "return not placement.is_replicate() and not placement.is_partial()",
         "return placement.is_shard()",
         "test_sharded",
+        True,
     ),
     (
         "norms of the terms of a gradient add",

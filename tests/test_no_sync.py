@@ -101,16 +101,16 @@ def test_the_reductions_run_on_a_fake_accelerator_where_every_read_raises(device
 
 
 def test_R17_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actdiag.collect.readout import Readout
+    from actdiag.collect.readout import Sent
 
     fetches: list[int] = []
-    fetch = Readout.fetch
+    read = Sent.read
 
-    def counted(self: Readout) -> object:
-        fetches.append(len(self._waiting))
-        return fetch(self)
+    def counted(self: Sent) -> object:
+        fetches.append(len(self._parts))
+        return read(self)
 
-    monkeypatch.setattr(Readout, "fetch", counted)
+    monkeypatch.setattr(Sent, "read", counted)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor(model, optimizer, log_every_n_steps=3, watch_every_n_steps=1, max_overhead=None):

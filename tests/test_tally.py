@@ -22,7 +22,7 @@ from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word, pack, unpack
 from actdiag.collect.placing import place
 from actdiag.collect.ranks import parcels_joined
-from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site
+from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site, seen_of
 from actdiag.collect.recent import Recent
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.site import Site
@@ -54,7 +54,9 @@ def counted(*sites: Site, key: str = "act", scale: float | None = 1.0) -> Tally:
     rows = [(key, call, site) for call, site in enumerate(sites)]
     for key_of, call, site in rows:
         queue_site(out, owner_of(key_of, call), site)
-    return count_up(rows, [], out.fetch(), site_scales=[scale] * len(rows), record_scales=[])
+    return count_up(
+        [seen_of(*row) for row in rows], [], out.send().read(), site_scales=[scale] * len(rows), record_scales=[]
+    )
 
 
 def word(step: int = 3) -> Word:
@@ -176,7 +178,9 @@ def test_each_site_keeps_its_numbers_among_others_that_ranks_have_not() -> None:
         out, rows = Readout(), [(key, 0, sites[key]) for key in keys]
         for key, call, site in rows:
             queue_site(out, owner_of(key, call), site)
-        return count_up(rows, [], out.fetch(), site_scales=[1.0] * len(rows), record_scales=[])
+        return count_up(
+            [seen_of(*row) for row in rows], [], out.send().read(), site_scales=[1.0] * len(rows), record_scales=[]
+        )
 
     joined = join([rank("bd"), rank("a"), rank("c")])
     assert "".join(row.key for row in joined.layout.sites) == "bdac"
@@ -340,7 +344,7 @@ def test_only_the_gradient_of_an_update_is_told() -> None:
         record.has_grad = used
         out = Readout()
         queue_records(out, [record])
-        tally = count_up([], [record], out.fetch(), site_scales=[], record_scales=[1.0])
+        tally = count_up([], [record], out.send().read(), site_scales=[], record_scales=[1.0])
         assert finish_parameters(tally)[0].grad_norm == (5 if used else None)
 
 

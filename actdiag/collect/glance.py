@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from actdiag.collect.coming import Coming
 from actdiag.collect.memory import Key, Memory
 from actdiag.collect.recent import Openings
 from actdiag.collect.site import Site
@@ -96,7 +95,7 @@ class Glance:
         self._window, self._warning, self._verges = window, warning, verges
         self._most: dict[Key, Silence] = {}
         self._settled: dict[Key, NDArray[np.float64]] = {}
-        self._coming: dict[Key, _Coming] = {}
+        self._coming: dict[Key, _Openings] = {}
 
     def look(self, sites: Mapping[Key, Site], memory: Memory) -> Sight:
         """What the watched step that has just ended asks for. Does not wait for a device."""
@@ -163,29 +162,21 @@ class Glance:
         if recent.last_C.device.type != "cuda":
             return None
         coming = self._coming.get(key)
-        if coming is not None and not coming.arrived():
+        if coming is not None and not coming.coming.arrived():
             return None
         times = recent.times(**enough)
         if times[0].size:
-            self._coming[key] = _Coming(recent.opens_C, recent.last_C, times)
-        return coming.openings() if coming is not None else None
+            self._coming[key] = _Openings(Coming([recent.opens_C, recent.last_C]), times)
+        return coming.read() if coming is not None else None
 
 
-class _Coming:
-    """Openings on their way from a CUDA device to pinned memory of the host."""
+class _Openings(NamedTuple):
+    """Openings on their way, and their times."""
 
-    def __init__(self, opens_C: Tensor, last_C: Tensor, times: tuple[NDArray[np.int64], NDArray[np.float64]]) -> None:
-        self._times = times
-        self._opens_C, self._last_C = (
-            torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in (opens_C, last_C)
-        )
-        self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._done.record(torch.cuda.current_stream(opens_C.device))
+    coming: Coming
+    times: tuple[NDArray[np.int64], NDArray[np.float64]]
 
-    def arrived(self) -> bool:
-        """Whether they can be read. Does not wait."""
-        return self._done.query() is True
-
-    def openings(self) -> Openings:
+    def read(self) -> Openings:
         """A copy on the host."""
-        return Openings(*self._times, self._opens_C.double().numpy(), self._last_C.numpy())
+        opens_C, last_C = self.coming.read()
+        return Openings(*self.times, opens_C.double().numpy(), last_C.numpy())

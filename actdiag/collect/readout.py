@@ -5,9 +5,9 @@ Legend: S sites, K sums, C units of all sites in a row, W watched units in a row
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.coming import Coming
 from actdiag.collect.records import ParameterRecord, pack_record
 from actdiag.collect.site import Site
 from actdiag.collect.tally import SUMS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally, Times
+from actdiag.snapshot import Role
 
 Numbers = NDArray[Any]
 Groups = Mapping[str, Mapping[str, Numbers]]
+_Names = tuple[str, str, str]
 Fetched = dict[str, dict[str, dict[str, Numbers]]]
 """Owner (site or parameter) -> group -> name -> numbers."""
 
@@ -40,37 +43,71 @@ _NUMBERS = "#numbers"
 _ELEMENTS = slice(SUMS.index("elements"), SUMS.index("samples") + 1)
 
 
+LATE_DEVICES = frozenset({"cuda"})
+"""Of these a copy is on its way while the host goes on."""
+
+
+class Sent:
+    """Numbers on their way to the host, one copy a device.
+
+    `late`: they are read after more has been observed. Copies of CUDA tensors go into pinned memory then and are not
+    waited for; what is on the host already is copied too. Else it still shares its memory with the tensors: it holds
+    until they are written to again.
+    """
+
+    def __init__(self, waiting: Mapping[torch.device, Sequence[tuple[_Names, Tensor]]], *, late: bool) -> None:
+        self._parts = [([(names, x.shape) for names, x in items], _reader(items, late)) for items in waiting.values()]
+
+    def read(self) -> Fetched:
+        """Arrays in the tensors' shapes. Waits for them: the one synchronization of a recorded step."""
+        found: Fetched = {}
+        for places, read in self._parts:
+            for ((owner, group, name), shape), numbers in zip(places, read(), strict=True):
+                found.setdefault(owner, {}).setdefault(group, {})[name] = numbers.reshape(tuple(shape))
+        return found
+
+
+def _reader(items: Sequence[tuple[_Names, Tensor]], late: bool) -> Callable[[], list[Numbers]]:
+    """Sends the tensors of one device; what gives them, each flat or in its shape."""
+    device = items[0][1].device
+    comes = late and device.type in LATE_DEVICES
+    if device.type == "cpu" and not comes:
+        arrays = [tensor.numpy() for _, tensor in items]
+        arrays = [array.copy() for array in arrays] if late else arrays
+        return lambda: arrays
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    flat = torch.cat([_flat(tensor, dtype) for _, tensor in items])
+    ends = np.cumsum([tensor.numel() for _, tensor in items])[:-1]
+    coming = Coming([flat]) if comes else None
+    host = flat.cpu() if coming is None else None
+
+    def read() -> list[Numbers]:
+        arrived = host if coming is None else coming.read()[0]
+        assert arrived is not None
+        return np.split(arrived.numpy().astype(np.float64, copy=False), ends)
+
+    return read
+
+
 class Readout:
-    """Tensors waiting to be copied to the host together. `fetch` is the one synchronization of a recorded step."""
+    """Tensors waiting to be sent to the host together."""
 
     def __init__(self) -> None:
-        self._waiting: dict[torch.device, list[tuple[tuple[str, str, str], Tensor]]] = {}
+        self._waiting: dict[torch.device, list[tuple[_Names, Tensor]]] = {}
 
     def add(self, owner: str, group: str, name: str, tensor: Tensor) -> None:
         """Queue a tensor under three names."""
         self._waiting.setdefault(tensor.device, []).append(((owner, group, name), tensor))
 
-    def fetch(self) -> Fetched:
-        """Copy everything queued; arrays in the tensors' shapes. Synchronizes once for each device.
+    @property
+    def is_late(self) -> bool:
+        """Whether the host need not wait for what is waiting."""
+        return any(device.type in LATE_DEVICES for device in self._waiting)
 
-        What comes from the host still shares its memory with the tensors: it holds until they are written to again.
-        """
-        found: Fetched = {}
-        for device, items in self._waiting.items():
-            if device.type == "cpu":
-                for (owner, group, name), tensor in items:
-                    found.setdefault(owner, {}).setdefault(group, {})[name] = tensor.numpy()
-                continue
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            flat = torch.cat([_flat(tensor, dtype) for _, tensor in items]).cpu()
-            host = flat.numpy().astype(np.float64, copy=False)
-            start = 0
-            for (owner, group, name), tensor in items:
-                numbers = host[start : start + tensor.numel()].reshape(tuple(tensor.shape))
-                found.setdefault(owner, {}).setdefault(group, {})[name] = numbers
-                start += tensor.numel()
-        self._waiting.clear()
-        return found
+    def send(self, *, late: bool = False) -> Sent:
+        """Send everything that was queued."""
+        waiting, self._waiting = self._waiting, {}
+        return Sent(waiting, late=late)
 
 
 def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,6 +119,25 @@ def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
 def owner_of(key: str, index: int) -> str:
     """Under which the numbers of a site travel."""
     return f"{key}#{index}"
+
+
+class Seen(NamedTuple):
+    """What the host knows of a site in one step."""
+
+    key: str
+    call: int
+    kind: str
+    role: Role
+    ends: str
+    elements: int
+    samples: int
+    times: Times | None
+
+
+def seen_of(key: str, index: int, site: Site) -> Seen:
+    """As it is now."""
+    times = site.recent.times() if site.recent is not None else None
+    return Seen(key, index, site.kind, site.role, _ends(site.facts), site.elements, site.samples, times)
 
 
 def queue_site(out: Readout, owner: str, site: Site) -> None:
@@ -111,7 +167,7 @@ def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
 
 
 def count_up(
-    sites: Sequence[tuple[str, int, Site]],
+    sites: Sequence[Seen],
     records: Sequence[ParameterRecord],
     fetched: Fetched,
     *,
@@ -120,17 +176,17 @@ def count_up(
 ) -> Tally:
     """The Tally of this rank, from what was copied. Scales: of the gradients; None if that cannot be told."""
     layout = Layout(
-        tuple(_site_row(key, index, site, fetched) for key, index, site in sites),
+        tuple(_site_row(site, fetched) for site in sites),
         tuple(ParameterRow(record.name, record.part) for record in records),
     )
-    given = [fetched.get(owner_of(key, index), {}) for key, index, _ in sites]
+    given = [fetched.get(owner_of(site.key, site.call), {}) for site in sites]
     numbers = {name: array.tolist() for name, array in fetched.get(_NUMBERS, {}).get("", {}).items()}
     tally = Tally.empty(layout)
     times: list[Times | None] = []
-    for i, (groups, (_, _, site), scale) in enumerate(zip(given, sites, site_scales, strict=True)):
+    for i, (groups, site, scale) in enumerate(zip(given, sites, site_scales, strict=True)):
         _add_site(tally, i, groups, site)
         tally.scale_S[i] = (np.nan if scale is None else scale) if "gradient" in groups else 0.0
-        times.append(site.recent.times() if site.recent is not None and "recent" in groups else None)
+        times.append(site.times if "recent" in groups else None)
     pieces: dict[Piece, Numbers] = {}
     for i, (record, scale) in enumerate(zip(records, record_scales, strict=True)):
         own = {name: numbers[str(id(number.of))][number.at] for name, number in pack_record(record).items()}
@@ -173,11 +229,11 @@ def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | 
     }
 
 
-def _site_row(key: str, index: int, site: Site, fetched: Fetched) -> SiteRow:
-    groups = fetched.get(owner_of(key, index), {})
+def _site_row(site: Seen, fetched: Fetched) -> SiteRow:
+    groups = fetched.get(owner_of(site.key, site.call), {})
     units = groups["columns"]["sums"].shape[1] if "columns" in groups else 0
     watched = groups["recent"]["last"].size if "recent" in groups else 0
-    return SiteRow(key, index, site.kind, site.role, units, watched, _ends(site.facts))
+    return SiteRow(site.key, site.call, site.kind, site.role, units, watched, site.ends)
 
 
 def _ends(facts: ActivationFacts | None) -> str:
@@ -187,7 +243,7 @@ def _ends(facts: ActivationFacts | None) -> str:
     return "".join(letter for letter, fact in zip("gblh", told, strict=True) if fact is not None)
 
 
-def _add_site(tally: Tally, i: int, groups: Groups, site: Site) -> None:
+def _add_site(tally: Tally, i: int, groups: Groups, site: Seen) -> None:
     row_K = tally.sums_SK[i]
     for group, (counted, numbers) in _PLACES.items():
         if group in groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actdiag.collect.collector import Collector
@@ -12,7 +13,7 @@ from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
-from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site
+from actdiag.collect.readout import Readout, Seen, Sent, count_up, owner_of, queue_records, queue_site, seen_of
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.scaler import ScaleWatch
@@ -20,35 +21,69 @@ from actdiag.collect.scales import Divisors
 from actdiag.collect.tally import SUMS, Layout, Tally
 from actdiag.snapshot import Snapshot
 
-NOTHING: tuple[Tally, list[Place | None]] = (Tally.empty(Layout()), [])
+NOTHING = Tally.empty(Layout())
 """What is counted of a step that was not observed."""
 
 
-def count(
-    collector: Collector, records: Sequence[ParameterRecord], scaler: ScaleWatch
-) -> tuple[Tally, list[Place | None]]:
-    """What this rank has counted in the step that ends, and of which parts of layers.
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What this rank has counted in one step, on its way to the host.
 
-    Copies it to the host: the one synchronization of the step.
+    `late`: of a CUDA device, to be read when the next step has been enqueued; no loss scaler has a say in it.
     """
-    sites = collector.seen()
-    out = Readout()
-    for key, index, site in sites:
+
+    step: int
+    epoch: int | None
+    sent: Sent
+    sites: Sequence[Seen]
+    records: Sequence[ParameterRecord]
+    places: list[Place | None]
+    late: bool
+
+
+def gather(
+    collector: Collector,
+    records: Sequence[ParameterRecord],
+    scaler: ScaleWatch,
+    *,
+    step: tuple[int, int | None],
+    may_wait: bool,
+) -> Gathered:
+    """Send what was counted in the step that ends to the host. `step`: its number, and the epoch.
+
+    `may_wait`: the numbers may be read after the next step, if they come from a device that works by itself.
+    """
+    found, out = collector.seen(), Readout()
+    for key, index, site in found:
         queue_site(out, owner_of(key, index), site)
     queue_records(out, records)
     scaler.queue(out)
-    fetched = out.fetch()
-    scaler.settle(fetched)
-    over = Divisors(scaler.scales.read, records)
+    late = may_wait and out.is_late
+    sites, places = [seen_of(*each) for each in found], [site.place for _, _, site in found]
+    sent = out.send(late=late)
+    if late:
+        collector.told()
+    number, epoch = step
+    return Gathered(step=number, epoch=epoch, sent=sent, sites=sites, records=records, places=places, late=late)
+
+
+def count(gathered: Gathered, collector: Collector, scaler: ScaleWatch) -> Tally:
+    """The numbers that were sent. Waits for them: the one synchronization of a recorded step."""
+    fetched, scales = gathered.sent.read(), list[float]()
+    if not gathered.late:
+        scaler.settle(fetched)
+        scales = scaler.scales.read
+    over = Divisors(scales, gathered.records)
     tally = count_up(
-        sites,
-        records,
+        gathered.sites,
+        gathered.records,
         fetched,
-        site_scales=[over.at(key) for key, _, _ in sites],
-        record_scales=[over.of(record) for record in records],
+        site_scales=[over.at(site.key) for site in gathered.sites],
+        record_scales=[over.of(record) for record in gathered.records],
     )
-    collector.told()
-    return tally, [site.place for _, _, site in sites]
+    if not gathered.late:
+        collector.told()
+    return tally
 
 
 def step_facts(collector: Collector, scaler: ScaleWatch, ranks: Ranks, word: Word, tally: Tally) -> dict[str, Any]:
