@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from actdiag.collect.collector import Collector
 from actdiag.collect.resume import SavedSite, other_widths
+from actdiag.collect.sites import clean_names, unwrap
+from actdiag.config import Options
 from actdiag.snapshot import Snapshot
 
 logger = logging.getLogger("actdiag")
 
 _LOST_AFTER = 3
 _LISTED = 6
+_NAMED = 3
 
 
 class Coverage:
     """What of a model is observed. `resumed` are the sites whose evidence was loaded before the first step."""
 
-    def __init__(self, collector: Collector, *, speaks: bool = True) -> None:
+    def __init__(self, collector: Collector, options: Options, *, speaks: bool = True) -> None:
         """`speaks`: this process says it; the others, which see the same, keep still."""
-        self._collector = collector
+        self._collector, self._options = collector, options
         self._speaks = speaks
         self._told = False
         self._missing: dict[str, int] = {}
@@ -46,6 +50,7 @@ class Coverage:
             return
         self._ran = {target.name for target in self._collector.targets} - unseen.keys()
         self._report_first(snapshot, unseen)
+        self._report_idle(snapshot)
 
     def close(self, *, stepped: bool) -> None:
         """Say at the end that the model ran and no step of its optimizer was seen, if it did."""
@@ -81,6 +86,21 @@ class Coverage:
                 "activations called as functions (F.relu) are not",
             )
 
+    def _report_idle(self, snapshot: Snapshot) -> None:
+        """Say which name patterns match nothing: of a misspelled one nobody would see that it has no effect."""
+        names = _names(self._collector) | snapshot.sites.keys()
+        idle = {
+            option: [one for one in patterns if not any(fnmatchcase(name, one.rpartition(":")[2]) for name in names)]
+            for option, patterns in patterns_of(self._options).items()
+        }
+        for option, patterns in idle.items():
+            if patterns:
+                self._say(
+                    logging.WARNING,
+                    "actdiag: %s: no layer is called %s; layers have names like %s",
+                    option, ", ".join(map(repr, patterns)), ", ".join(map(repr, sorted(names - {""})[:_NAMED])),
+                )  # fmt: skip
+
     def _report_lost(self, snapshot: Snapshot, unseen: Mapping[str, str]) -> None:
         """Modules that ran once and have not for some recorded steps: swapped, idle, or the model is in eval()."""
         self._ran |= {target.name for target in self._collector.targets} - unseen.keys()
@@ -111,6 +131,25 @@ class Coverage:
     def _say(self, level: int, message: str, *values: object) -> None:
         if self._speaks:
             logger.log(level, message, *values)
+
+
+def patterns_of(options: Options) -> dict[str, list[str]]:
+    """Option -> what it says about layers by name. Functions (`fc/relu`) are left out: nobody lists all of them."""
+    given = {
+        "include": [one for one in options.include if isinstance(one, str)],
+        "exclude": [one for one in options.exclude if isinstance(one, str)],
+        "unit_dims": list(options.unit_dims),
+        "ignore": [one for one in options.ignore if ":" in one],
+        "severities": [one for one in options.severities if ":" in one],
+    }
+    return {option: [one for one in patterns if "/" not in one] for option, patterns in given.items()}
+
+
+def _names(collector: Collector) -> set[str]:
+    """Of all modules, observed or not."""
+    alive = [(prefix, unwrap(model)) for prefix, ref in collector.models.items() if (model := ref()) is not None]
+    paths = [(prefix, path) for prefix, model in alive for path, _ in clean_names(model, model.named_modules())]
+    return {".".join(part for part in both if part) for both in paths}
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

@@ -84,7 +84,7 @@ class Session:
         self.clip_known, self.joins, self._stepped = True, False, False
         self.epoch: int | None = None
         self.next_step = 0
-        self._coverage = Coverage(self.collector, speaks=self.ranks.leads and not guest)
+        self._coverage = Coverage(self.collector, options, speaks=self.ranks.leads and not guest)
         self._owner = weakref.ref(owner) if owner is not None else None
         self._take(() if guest else models.values())
 

@@ -6,6 +6,16 @@
 from __future__ import annotations
 
 START = {
+    ("coverage.py", "test_coverage"): [
+        ("a pattern that matches nothing is not told", "            if patterns:\n", "            if False:\n"),
+        ("patterns of functions match nothing", ' if "/" not in one]', "]"),
+        (
+            "names are those of observed layers",
+            "_names(self._collector) | snapshot.sites.keys()",
+            "set(snapshot.sites)",
+        ),
+        ("a slug is part of a name", 'one.rpartition(":")[2]', "one"),
+    ],
     ("diagnose/terms.py", "test_judging_options test_ledger"): [
         ("what is ignored is told", "            return None\n", "            return verdict\n"),
     ],

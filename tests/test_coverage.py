@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,38 @@ def test_a_batch_that_is_skipped_is_merged_into_the_next_step() -> None:
     first, second = monitor.snapshots
     assert (first.sites["0"].samples, second.sites["0"].samples) == (12, 5)
     assert first.sites["0"].grad_rms is not None
+
+
+NAMED = [
+    ({"exclude": ["0", "blok.*"]}, "exclude: no layer is called 'blok.*'; layers have names like '0', '1', '2'"),
+    ({"include": ["0", "relu"]}, "include: no layer is called 'relu'"),
+    ({"unit_dims": {"conv*": 1}}, "unit_dims: no layer is called 'conv*'"),
+    ({"ignore": ["off-center:head.*", "dead-units:1"]}, "ignore: no layer is called 'off-center:head.*'; layers"),
+    ({"severities": {"dead-units:fc": "error"}}, "severities: no layer is called 'dead-units:fc'"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), NAMED, ids=[next(iter(options)) for options, _ in NAMED])
+def test_a_name_pattern_that_matches_nothing_is_told_once(
+    options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None, **options) as monitor:
+        train(monitor, model, optimizer, 3)
+    assert caplog.text.count("no layer is called") == 1 and said in caplog.text
+
+
+def test_patterns_that_match_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleDict({"head": net(), "idle": nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    chosen: dict[str, Any] = {
+        "exclude": ["head.0", "idle", "loss/relu", nn.Dropout, lambda name, module: False],
+        "ignore": ["off-center:head.*", "dead-units:head.1", "off-center:head.0", "dead-units"],
+        "severities": {"off-center:*": "info", "dead-units": "warning"},
+    }
+    with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None, **chosen):
+        for _ in range(2):
+            model["head"](torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+    assert "no layer is called" not in caplog.text
