@@ -233,9 +233,10 @@ class Session:
 
     def finish(self) -> None:
         """Tell the recorded step whose numbers are on their way, if there is one. Waits for them."""
-        snapshot = self._recorder.finish(self._now())
-        if snapshot is not None:
-            self._publish(snapshot)
+        if self._recorder.waits:
+            snapshot = self._recorder.finish(self._now())
+            if snapshot is not None:
+                self._publish(snapshot)
 
     def _now(self) -> Now:
         return Now(self.scaler, self.schedule, self.epoch, self._again, self.joins, self.clip_known)

@@ -53,13 +53,13 @@ COST = {
     ("collect/budget.py", "test_left_alone"): [
         (
             "a pause is time of steps",
-            "        self._charge()\n        if self._begun is None:\n            return\n        self._elapsed_s",
-            "        self._begun = self._begun or 0.0\n        self._elapsed_s",
+            "        if self._begun is not None:\n            self._elapsed_s",
+            "        self._begun = self._begun or 0.0\n        if True:\n            self._elapsed_s",
         ),
         (
             "steps left alone take no time",
-            "        self._elapsed_s += now - self._begun\n        self._trailing = 0",
-            "        self._trailing = 0",
+            "            self._elapsed_s += now - self._begun\n            if last",
+            "            if last",
         ),
     ],
     ("collect/fused.py", "test_fused"): [
@@ -93,17 +93,35 @@ COST = {
         ("who asks is told nothing of what is on its way", "        self.session.guarded(self.session.finish)\n", ""),
     ],
     ("collect/budget.py", "test_schedule"): [
-        ("steps after an observed one cost nothing", "(mode, cost_s + took_s - self._bare_s)", "(mode, cost_s)"),
-        ("slow steps are what a bare one takes", "self._still if self._is_still else self._base", "self._base"),
-        ("what was observed costs on", "(mode, cost_s), self._open = self._open, None", "mode, cost_s = self._open"),
         (
-            "a pause hides what was observed",
-            "        self._charge()\n        self._begun = None\n",
-            "        self._begun = None\n",
+            "steps after an observed one cost nothing",
+            "median(self._cost[mode]) + self._after_s(mode)",
+            "median(self._cost[mode])",
         ),
-        ("what still runs costs nothing", "(self._spent_s + running_s)", "self._spent_s"),
+        (
+            "steps after an observed one take no time",
+            "            self._spent_s += max(0.0, statistics.median(own))\n",
+            "",
+        ),
+        ("slow steps are what a bare one takes", "self._still if self._is_still else self._base", "self._base"),
+        (
+            "a slow step is the cost of what was observed",
+            "max(0.0, statistics.median(own)) for own",
+            "max(0.0, *own) for own",
+        ),
+        ("what was observed costs on", "        self._position += 1\n", ""),
+        ("the third step is not on its own", "            self._still.append(took_s)\n", ""),
         ("a resumed run forgets what is bare", 'self._still.extend(_numbers(state, "still"))', "pass"),
-        ("a resumed run forgets what runs", "self._open = next(", "_ = next("),
+        (
+            "a resumed run forgets the steps after",
+            '                own.extend(_numbers({"values": values}, "values"))',
+            "                pass",
+        ),
+        (
+            "a resumed run forgets what was observed",
+            "self._observed, self._position = OBSERVED[int(observed)], int(position)",
+            "pass",
+        ),
         ("an older budget is refused", 'if "still" in state:', "if True:"),
     ],
     ("collect/schedule.py", "test_schedule"): [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
+
 import pytest
 
 from actdiag.collect.budget import Budget
@@ -50,7 +53,15 @@ def test_the_budget_is_kept_in_the_long_run(budget: float, record: float, watch:
     assert "record" in modes and "watch" in modes, "it thins out and does not stop"
 
 
-def alone(options: Options, steps: int, *, record: float, watch: float, after: float) -> tuple[list[str], float]:
+def alone(
+    options: Options,
+    steps: int,
+    *,
+    record: float,
+    watch: float,
+    after: float,
+    slow: Callable[[], bool] = lambda: False,
+) -> tuple[list[str], float]:
     """Run a schedule that leaves steps alone, where the two steps after an observed one cost more too.
 
     Returns the modes of the last half, and the share of their time that observing took.
@@ -61,14 +72,14 @@ def alone(options: Options, steps: int, *, record: float, watch: float, after: f
         modes.append(schedule.decide(len(modes)))
         off = "off" if modes[-2:-1] == ["off"] and modes[-3:-2] == ["off"] else "after"
         cost.append({"record": record, "watch": watch, "off": after if off == "after" else 0.0}[modes[-1]])
-        clock.now += 1.0 + cost[-1]
+        clock.now += 1.0 + cost[-1] + 0.5 * slow()
         schedule.budget.lap(modes[-1])  # type: ignore[arg-type]
         quiet = schedule.left_alone(len(modes)) if modes[-2:] == ["off", "off"] else 0
         if quiet > 1:
             clock.now += quiet - 1.0
             schedule.budget.pass_over(last=False)
         if quiet:
-            clock.now += 1.0
+            clock.now += 1.0 + 0.5 * slow()
             schedule.budget.pass_over(last=True)
         modes += ["off"] * quiet
         cost += [0.0] * quiet
@@ -101,30 +112,46 @@ def still() -> tuple[Budget, Clock]:
     return budget, clock
 
 
-def test_what_an_observed_step_has_cost_is_known_when_the_steps_after_it_are_over() -> None:
+def test_what_the_steps_after_an_observed_one_take_more_is_counted() -> None:
     budget, clock = still()
-    clock.now += 4.0
-    budget.lap("record")
-    assert budget.percent == pytest.approx(100 * 3 / 44) and budget.last_ms is None
-    clock.now += 1.5
+    for took, mode, spent, elapsed in ((4.0, "record", 3.0, 44.0), (1.5, "off", 3.5, 45.5), (1.25, "off", 3.75, 46.75)):
+        clock.now += took
+        budget.lap(mode)  # type: ignore[arg-type]
+        assert budget.percent == pytest.approx(100 * spent / elapsed)
+        again = Budget(0.02, clock)
+        again.load(budget.state())
+        assert again.state() == budget.state()
+    assert budget.last_ms == 3000.0, "the step itself"
+    clock.now += 1.25
     budget.lap("off")
-    assert budget.percent == pytest.approx(100 * 3.5 / 45.5)
-    again = Budget(0.02, clock)
-    again.load(budget.state())
-    for one in (budget, again):
-        one.restart()
-        assert one.last_ms == 3500.0 and one.percent == pytest.approx(100 * 3.5 / 45.5)
+    assert budget.percent == pytest.approx(100 * 3.75 / 48), "the third is on its own"
+    again.restart()
     clock.now += 8.0
-    budget.lap("off")
-    assert budget.percent == pytest.approx(100 * 3.5 / 45.5), "a pause is of no step"
+    again.lap("off")
+    assert again.percent == pytest.approx(100 * 3.75 / 46.75), "a pause is of no step"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_busy_machine_is_not_taken_for_the_cost_of_observing(seed: int) -> None:
+    """A fifth of the steps take half as long again, whatever is done in them."""
+    random, options = Random(seed), Options(log_every_n_steps=50, watch_every_n_steps=4, attentive=False)
+    modes, _ = alone(options, 8_000, record=0.02, watch=0.001, after=0.0, slow=lambda: random.random() < 0.2)
+    assert modes.count("watch") + modes.count("record") >= 0.2 * len(modes), "nearly one in four"
+
+
+@pytest.mark.parametrize("at", [[2, 0], [-1, 0], [0.5, 0], [0, 3], [0, -1], [0], [0, 0, 0], "0 0"])
+def test_a_state_that_is_of_no_step_is_refused(at: object) -> None:
+    budget, clock = still()
+    with pytest.raises(ValueError):
+        Budget(0.02, clock).load(budget.state() | {"at": at})
 
 
 def test_a_state_of_before_steps_were_left_alone_is_read() -> None:
     budget, clock = still()
-    state = {name: value for name, value in budget.state().items() if name not in ("still", "open")}
+    state = {name: value for name, value in budget.state().items() if name not in ("still", "after", "at")}
     again = Budget(0.02, clock)
     again.load(state)
-    assert again.state() == budget.state() | {"still": []}
+    assert again.state() == budget.state() | {"still": [], "at": [0, 2]}
 
 
 def test_until_a_bare_step_is_known_one_of_four_is_left_alone() -> None:

@@ -20,6 +20,7 @@ FREE_SECONDS = 1.0
 _MIN_BASE_STEPS = 8
 _MIN_STILL_STEPS = 4
 _TRAILING = 2
+_LATEST = 16
 _RECORD_SHARE = 0.5
 
 
@@ -31,7 +32,8 @@ class Budget:
     four times and shrinks to no less than half.
 
     The two steps right after an observed one are slower than others (hooks are taken off, caches are cold). Where more
-    follow it is these that tell what a bare step takes, and what the two take beyond that is cost as well.
+    follow it is these that tell what a bare step takes, and what the two take beyond that is cost as well: the median
+    of each, since on a busy machine one of three steps is often slow for another reason.
     """
 
     def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
@@ -41,9 +43,10 @@ class Budget:
         self._begun: float | None = None
         self._base: deque[float] = deque(maxlen=64)
         self._still: deque[float] = deque(maxlen=64)
-        self._open: tuple[Observed, float] | None = None
-        self._trailing = 0
-        self._cost: dict[str, deque[float]] = {"watch": deque(maxlen=8), "record": deque(maxlen=8)}
+        self._observed: Observed = "watch"
+        self._position = _TRAILING
+        self._after = {mode: [deque[float](maxlen=_LATEST) for _ in range(_TRAILING)] for mode in OBSERVED}
+        self._cost = {mode: deque[float](maxlen=_LATEST) for mode in OBSERVED}
         self._interval = {"watch": 1, "record": 1}
         self._settled = {"watch": 0, "record": 0}
         self.last_ms: float | None = None
@@ -58,47 +61,43 @@ class Budget:
         if mode == "off":
             self._trail(now - begun)
             return
-        self._charge()
-        self._trailing = _TRAILING
+        self._observed, self._position = mode, 0
         self._settled[mode] += 1
-        if self.known:
-            self._open = (mode, now - begun - self._bare_s)
-
-    def pass_over(self, *, last: bool) -> None:
-        """Steps have ended that were not observed: the last one alone, or all before it. Their time counts."""
-        now = self._clock()
-        self._charge()
-        if self._begun is None:
+        if not self.known:
             return
-        self._elapsed_s += now - self._begun
-        self._trailing = 0
-        if last:
-            self._still.append(now - self._begun)
-        self._begun = now
-
-    def _trail(self, took_s: float) -> None:
-        """A bare step: right after an observed one what it takes more than others is of what was observed."""
-        self._base.append(took_s)
-        self._trailing -= 1
-        if self._trailing < 0:
-            self._charge()
-            self._still.append(took_s)
-        elif self._open is not None and self._is_still:
-            mode, cost_s = self._open
-            self._open = (mode, cost_s + took_s - self._bare_s)
-
-    def _charge(self) -> None:
-        """What was observed last costs no more."""
-        if self._open is None:
-            return
-        (mode, cost_s), self._open = self._open, None
-        cost_s = max(0.0, cost_s)
+        cost_s = max(0.0, now - begun - self._bare_s)
         self._spent_s += cost_s
         if mode == "record":
             self.last_ms = cost_s * 1e3
         if self._settled[mode] > 1:
             self._cost[mode].append(cost_s)
             self._adapt(mode)
+
+    def pass_over(self, *, last: bool) -> None:
+        """Steps have ended that were not observed: the last one alone, or all before it. Their time counts."""
+        now = self._clock()
+        if self._begun is not None:
+            self._elapsed_s += now - self._begun
+            if last:
+                self._still.append(now - self._begun)
+            self._begun = now
+        self._position = _TRAILING
+
+    def _trail(self, took_s: float) -> None:
+        """A bare step that was timed: right after an observed one, what it takes more than others is of that."""
+        self._base.append(took_s)
+        if self._position >= _TRAILING:
+            self._still.append(took_s)
+            return
+        if self._is_still:
+            own = self._after[self._observed][self._position]
+            own.append(took_s - self._bare_s)
+            self._spent_s += max(0.0, statistics.median(own))
+        self._position += 1
+
+    def _after_s(self, mode: Observed) -> float:
+        """What the steps after one that was observed in a mode take more than others."""
+        return sum(max(0.0, statistics.median(own)) for own in self._after[mode] if own)
 
     @property
     def _is_still(self) -> bool:
@@ -116,10 +115,7 @@ class Budget:
     @property
     def percent(self) -> float | None:
         """Share of the time of all steps that observing took, in percent; None before a bare step is known."""
-        if not self.known:
-            return None
-        running_s = max(0.0, self._open[1]) if self._open is not None else 0.0
-        return 100 * (self._spent_s + running_s) / self._elapsed_s
+        return 100 * self._spent_s / self._elapsed_s if self.known else None
 
     def told(self) -> dict[str, float | None]:
         """What a snapshot tells of it."""
@@ -127,7 +123,6 @@ class Budget:
 
     def restart(self) -> None:
         """Something else took time (validation, a pause): the running step is not timed."""
-        self._charge()
         self._begun = None
 
     def state(self) -> dict[str, Any]:
@@ -137,7 +132,8 @@ class Budget:
             "elapsed_s": self._elapsed_s,
             "base": list(self._base),
             "still": list(self._still),
-            "open": dict([self._open]) if self._open is not None else {},
+            "after": {mode: [list(own) for own in each] for mode, each in self._after.items()},
+            "at": [OBSERVED.index(self._observed), self._position],
             "cost": {mode: list(costs) for mode, costs in self._cost.items()},
             "interval": dict(self._interval),
             "settled": dict(self._settled),
@@ -150,9 +146,7 @@ class Budget:
         self._elapsed_s = number(state, "elapsed_s", none=True) or self._spent_s  # an older state does not have it
         self._base.extend(_numbers(state, "base"))
         if "still" in state:  # nor does it have this
-            self._still.extend(_numbers(state, "still"))
-            running = mapping(state, "open")
-            self._open = next(((mode, number(running, mode)) for mode in OBSERVED if mode in running), None)
+            self._load_still(state)
         cost, interval, settled = (mapping(state, name) for name in ("cost", "interval", "settled"))
         for mode in OBSERVED:
             self._cost[mode].extend(_numbers(cost, mode))
@@ -160,11 +154,22 @@ class Budget:
             self._settled[mode] = whole(settled, mode)
         self.last_ms = number(state, "last_ms", none=True)
 
+    def _load_still(self, state: Mapping[str, Any]) -> None:
+        self._still.extend(_numbers(state, "still"))
+        after, (observed, position) = mapping(state, "after"), _numbers(state, "at")
+        for mode in OBSERVED:
+            for own, values in zip(self._after[mode], items(after, mode), strict=True):
+                own.extend(_numbers({"values": values}, "values"))
+        if observed not in range(len(OBSERVED)) or position not in range(_TRAILING + 1):
+            raise ValueError(f"at is {[observed, position]}")
+        self._observed, self._position = OBSERVED[int(observed)], int(position)
+
     def _adapt(self, mode: Observed) -> None:
         if self._max_overhead is None:
             return
         share = self._max_overhead * (_RECORD_SHARE if mode == "record" else 1 - _RECORD_SHARE)
-        wanted = math.ceil(statistics.median(self._cost[mode]) / (share * self._bare_s))
+        cost_s = statistics.median(self._cost[mode]) + self._after_s(mode)
+        wanted = math.ceil(cost_s / (share * self._bare_s))
         held = self._interval[mode]
         self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
 

@@ -56,6 +56,11 @@ class Recorder:
         self._coming = gathered
         return None
 
+    @property
+    def waits(self) -> bool:
+        """Whether numbers are on their way."""
+        return self._coming is not None
+
     def finish(self, now: Now) -> Snapshot | None:
         """The numbers that are on their way, if there are some. Waits for them."""
         coming, self._coming = self._coming, None
