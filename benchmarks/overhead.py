@@ -59,9 +59,9 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "compiled, every step": EVERY_STEP,
 }
 WARM_UP = 10
-SETTLED = 0.25
+SETTLED, LATER = 0.25, 0.5
 """Of a budget what follows the first quarter of the steps is measured, without the second that is free otherwise; of
-the defaults later than that, with it."""
+the defaults what follows the first half."""
 KEEP_PAGES = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 _MALLINFO = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
 
@@ -151,7 +151,8 @@ def observed(variant: str, folder: str, parts: tuple[Any, Any, Callable[[], None
 def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
     """Ratios and counts of one variant, in this process."""
     torch.set_num_threads(1)
-    budgeted, settled = variant.startswith("budget"), variant.startswith("budget") or variant.endswith("later")
+    budgeted = variant.startswith("budget")
+    settled = SETTLED if budgeted else LATER if variant.endswith("later") else 0.0
     budget.FREE_SECONDS = 0.0 if budgeted else FREE_SECONDS
     compiled, folder = variant.startswith("compiled"), tempfile.mkdtemp()
     model, _, bare = stepper(MODELS[name], compiled=compiled)
@@ -162,8 +163,7 @@ def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
         bare()
         seen()
     wall, cpu, faulted = _timed(bare, seen, pairs)
-    if settled:
-        wall, cpu = (tuple(side[round(SETTLED * pairs) :] for side in both) for both in (wall, cpu))
+    wall, cpu = (tuple(side[round(settled * pairs) :] for side in both) for both in (wall, cpu))
     result = {
         "cpu": statistics.fmean(cpu[1]) / statistics.fmean(cpu[0]),
         "wall": statistics.fmean(wall[1]) / statistics.fmean(wall[0]),

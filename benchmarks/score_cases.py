@@ -28,7 +28,7 @@ import torch
 from cases.peers import EVERY, PEERS
 from cases.program import SETTINGS
 from cases.score import Case, Score, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
-from cases.truth import GRID_STEPS
+from cases.truth import DEAD_SHARE, GRID_STEPS
 
 import actdiag
 
@@ -40,7 +40,8 @@ SEEDS: Mapping[str, str] = {
     "second:8,9,10,11": "Held out until two words were premature; units that flicker were then looked for, on these.",
     "second:12,13,14,15": "Held out until a word was premature; the margin for few units was then set, on 4 to 15.",
     "second:16,17,18": "Held out, with a median of 28 steps; the margin for few units was then set anew.",
-    "second:19,20,21": "Held out: nobody had looked at these before they were scored.",
+    "second:19,20,21": "Held out until a word was premature; nothing but the budget was changed then.",
+    "second:22,23,24": "Held out: nobody had looked at these before they were scored.",
 }
 """What the seeds of a set were used for, by how they are chosen."""
 
@@ -205,11 +206,19 @@ def wrongs(cases: Sequence[Case]) -> list[str]:
             found["false alarm"] += [f"{name}: {s.rule} at {s.layer}" for s in alarms(case, "actdiag")]
         late = latencies(case, "actdiag").items() if case.faulty else ()
         found["dead units told after 25 steps"] += [f"{name}, {layer}: {steps}" for layer, steps in late if steps > 25]
-        found["dead units told before their onset"] += [f"{name}, {at}: {n}" for at, n in late if n < -GRID_STEPS]
+        early = [f"{name}, {at}: {n}{dead_before(case, at)}" for at, n in late if n < -GRID_STEPS]
+        found["dead units told before their onset"] += early
     leads, wrong = forecasts(cases, "actdiag")
     lead = f", {statistics.median(leads):g} steps before (median)" if leads else ""
     foretold = f"{len(leads)} of {sum(len(case.onsets) for case in cases)} dead layers{lead}; false: {len(wrong)}"
     return [*(f"- {what}: {', '.join(names) or 'none'}" for what, names in found.items()), f"- foretold: {foretold}"]
+
+
+def dead_before(case: Case, layer: str) -> str:
+    """How long before the first word about it a layer had been dead that was not so then; empty if it never had."""
+    told = min(said.step for said in case.said["actdiag"] if (said.rule, said.layer) == ("dead-units", layer))
+    dead = [step for step, share in case.shares[layer] if step <= told and share >= DEAD_SHARE]
+    return f" (it had been dead, last {told - dead[-1]} steps before)" if dead else ""
 
 
 class Result(NamedTuple):

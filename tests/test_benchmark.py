@@ -15,7 +15,7 @@ from cases.peers import EVERY, PEERS, Recorder, Tool, View, _lasting, _rho
 from cases.program import case_of
 from cases.score import Case, Said, alarms, by_label, case_from, forecasts, in_place, latencies, matching, score
 from cases.truth import Mortality, dead_share, onset
-from score_cases import SEEDS, TOOLS, Kept, Result, page, settle
+from score_cases import SEEDS, TOOLS, Kept, Result, dead_before, page, settle
 from torch import Tensor, nn
 
 FAULTY = Case(
@@ -53,6 +53,21 @@ def test_a_layer_at_fault_or_its_neighbour_is_the_right_place(layer: str, right:
 def test_latency_is_from_the_onset_to_the_first_word() -> None:
     late = said(FAULTY, Said("dead-units", "act0", 80), Said("dead-units", "act0", 60), Said("dead-units", "act1", 9))
     assert latencies(late, "tool") == {"act0": 20}
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([(0, 0.2), (10, 0.6), (20, 0.2), (30, 0.6)], " (it had been dead, last 15 steps before)"),
+        ([(0, 0.2), (10, 0.4), (20, 0.2), (30, 0.6)], ""),
+    ],
+)
+def test_of_a_premature_word_it_is_told_when_the_layer_was_last_dead(
+    shares: list[tuple[int, float]], said: str
+) -> None:
+    words = [Said("dead-units", "act", 28), Said("dead-units", "act", 25), Said("off-center", "act", 3)]
+    case = Case(name="c", seed=0, label="dead_units", shares={"act": shares}, said={"actdiag": words})
+    assert dead_before(case, "act") == said
 
 
 def test_a_word_before_the_onset_is_premature() -> None:
