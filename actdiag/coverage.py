@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from actdiag.collect.collector import Collector
 from actdiag.collect.resume import SavedSite, other_widths
-from actdiag.collect.sites import clean_names, unwrap
+from actdiag.collect.sites import named_modules
 from actdiag.config import Options
 from actdiag.snapshot import Snapshot
 
@@ -147,9 +147,8 @@ def patterns_of(options: Options) -> dict[str, list[str]]:
 
 def _names(collector: Collector) -> set[str]:
     """Of all modules, observed or not."""
-    alive = [(prefix, unwrap(model)) for prefix, ref in collector.models.items() if (model := ref()) is not None]
-    paths = [(prefix, path) for prefix, model in alive for path, _ in clean_names(model, model.named_modules())]
-    return {".".join(part for part in both if part) for both in paths}
+    alive = {prefix: model for prefix, ref in collector.models.items() if (model := ref()) is not None}
+    return {name for name, _ in named_modules(alive)}
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

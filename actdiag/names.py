@@ -20,13 +20,9 @@ def clean_name(path: str) -> str:
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name, or one of its parents, matches one of the glob patterns."""
-    return any(fnmatchcase(one, pattern) for pattern in patterns for one in parents(name))
-
-
-def parents(name: str) -> list[str]:
-    """The modules that a name lies in, from the outermost, and the name itself."""
     parts = name.split(".")
-    return [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+    parents = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+    return any(fnmatchcase(parent, pattern) for pattern in patterns for parent in parents)
 
 
 def call_name(path: str, index: int, *, several: bool) -> str:

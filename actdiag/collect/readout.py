@@ -121,7 +121,7 @@ def owner_of(key: str, index: int) -> str:
     return f"{key}#{index}"
 
 
-class Seen(NamedTuple):
+class SeenSite(NamedTuple):
     """What the host knows of a site in one step."""
 
     key: str
@@ -134,10 +134,10 @@ class Seen(NamedTuple):
     times: Times | None
 
 
-def seen_of(key: str, index: int, site: Site) -> Seen:
+def seen_of(key: str, index: int, site: Site) -> SeenSite:
     """As it is now."""
     times = site.recent.times() if site.recent is not None else None
-    return Seen(key, index, site.kind, site.role, _ends(site.facts), site.elements, site.samples, times)
+    return SeenSite(key, index, site.kind, site.role, _ends(site.facts), site.elements, site.samples, times)
 
 
 def queue_site(out: Readout, owner: str, site: Site) -> None:
@@ -167,7 +167,7 @@ def queue_records(out: Readout, records: Iterable[ParameterRecord]) -> None:
 
 
 def count_up(
-    sites: Sequence[Seen],
+    sites: Sequence[SeenSite],
     records: Sequence[ParameterRecord],
     fetched: Fetched,
     *,
@@ -229,7 +229,7 @@ def _pieces(record: ParameterRecord, own: Mapping[str, Numbers], scale: float | 
     }
 
 
-def _site_row(site: Seen, fetched: Fetched) -> SiteRow:
+def _site_row(site: SeenSite, fetched: Fetched) -> SiteRow:
     groups = fetched.get(owner_of(site.key, site.call), {})
     units = groups["columns"]["sums"].shape[1] if "columns" in groups else 0
     watched = groups["recent"]["last"].size if "recent" in groups else 0
@@ -243,7 +243,7 @@ def _ends(facts: ActivationFacts | None) -> str:
     return "".join(letter for letter, fact in zip("gblh", told, strict=True) if fact is not None)
 
 
-def _add_site(tally: Tally, i: int, groups: Groups, site: Seen) -> None:
+def _add_site(tally: Tally, i: int, groups: Groups, site: SeenSite) -> None:
     row_K = tally.sums_SK[i]
     for group, (counted, numbers) in _PLACES.items():
         if group in groups:

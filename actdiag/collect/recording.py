@@ -13,7 +13,7 @@ from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
-from actdiag.collect.readout import Readout, Seen, Sent, count_up, owner_of, queue_records, queue_site, seen_of
+from actdiag.collect.readout import Readout, SeenSite, Sent, count_up, owner_of, queue_records, queue_site, seen_of
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.scaler import ScaleWatch
@@ -35,7 +35,7 @@ class Gathered:
     step: int
     epoch: int | None
     sent: Sent
-    sites: Sequence[Seen]
+    sites: Sequence[SeenSite]
     records: Sequence[ParameterRecord]
     places: list[Place | None]
     late: bool
