@@ -95,6 +95,7 @@ class SiteStats:
     half_window_units: int | None = _stat("units silent for half of the window or longer, the dead too", "units", "int")
     double_window_units: int | None = _stat("units silent for two windows or longer", "units", "int")
     flickering_units: int | None = _stat("units that came back from a silence for a moment only", "units", "int")
+    seldom_units: int | None = _stat("units, silent or not, that opened on 0.4 % of a window at most", "units", "int")
     rare_units: int | None = _stat("units that open on less than 1 % of the samples", "units", "int")
     revived_units: int | None = _stat("units that were dead and opened again", "units", "int")
     evidence_samples: int | None = _stat("samples behind the unit counts, at most the window", "samples", "int")

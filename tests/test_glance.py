@@ -88,7 +88,7 @@ def test_a_verdict_is_due_again_when_the_window_is_full() -> None:
 def test_of_few_units_every_step_is_watched_while_two_windows_are_needed_for_a_verdict() -> None:
     """9 of 20 are 45 %: enough where they are silent for two windows of 32 batches, and for no verdict before."""
     for silent, told in ((8, 16), (9, 64), (10, 32), (11, 16)):
-        bench = Bench(window=1024, warning=0.4, verges=lambda units: (0.65, 0.55, 0.5, 0.45))
+        bench = Bench(window=1024, warning=0.4, verges=lambda units, seldom: (0.65, 0.55, 0.5, 0.45))
         bench.record(0)
         closer = [i + 1 for i, s in enumerate(looks(bench, [silent] * 100)) if s.closer]
         assert closer[1:] == list(range(16, told)), "the first is the rise"
@@ -120,12 +120,27 @@ def test_a_verdict_is_due_from_the_share_on_that_a_warning_needs() -> None:
 def test_a_verdict_is_due_where_silence_is_just_enough_for_it_though_little_has_followed(told: int) -> None:
     """One unit more after 9 of 20, and after 10: at 10 of 20 a verdict changes, of each kind of evidence."""
     for verges in ((0.5, 1, 1, math.inf), (1, 0.5, 1, math.inf), (1, 1, 0.5, math.inf), (1, 1, 1, 0.5)):
-        bench = Bench(window=1024, verges=lambda units, verges=verges: verges)
+        bench = Bench(window=1024, verges=lambda units, seldom, verges=verges: verges)
         for _ in range(100):
             bench.observe(told)
         bench.record(told)
         due = [i + 1 for i, s in enumerate(looks(bench, [told + 1] * 80)) if s.record]
         assert due == ([(16, 16, 32, 64)[verges.index(0.5)]] if told == 9 else [])
+
+
+def test_a_verdict_is_due_when_fewer_units_open_seldom_than_it_was_given_for() -> None:
+    """10 of 20 are dead; for two that opened once in 1,024 samples two of the dead are spared until these open more."""
+    for flicker, due in ((2, [3]), (0, [])):
+        bench = Bench(window=1024, verges=lambda units, seldom: (1, 1, 0.45 + seldom / units, 1))
+        bench.record(12)
+        for batch in range(41):
+            bench.observe(12, flicker=2 if batch == 40 else 0)
+        bench.record(12)
+        said = []
+        for _ in range(10):
+            bench.observe(12, flicker=flicker)
+            said.append(bench.glance.look({KEY: bench.site}, bench.memory).record)
+        assert [i for i, record in enumerate(said) if record] == due, "5 of 1,024 are more than 0.4 %"
 
 
 def test_a_limit_that_is_lower_has_a_step_recorded_earlier() -> None:
@@ -252,18 +267,26 @@ def test_attentive_must_be_true_false_or_none() -> None:
         Monitor(nn.Linear(2, 2), attentive="yes")
 
 
-def killed_at(step: int, *, units: int = 24, **options: Any) -> tuple[list[Snapshot], Monitor]:
-    """A layer of 32 ReLUs of which `units` are closed for every input from `step` on; one batch of 32 a step."""
+def killed_at(step: int, *, units: int = 24, seldom: int = 0, **options: Any) -> tuple[list[Snapshot], Monitor]:
+    """A layer of 32 ReLUs of which `units` are closed for every input from `step` on; one batch of 32 a step.
+
+    The last `seldom` open for one sample in 20 batches, from the first step on.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    first, optimizer = cast(nn.Linear, model[0]), torch.optim.SGD(model.parameters(), lr=1e-3)
+    with torch.no_grad():
+        first.weight[32 - seldom :] = torch.eye(8)[0]
+        first.bias[32 - seldom :] = -10.0
     with Monitor(model, optimizer, **options) as monitor:
         for now in range(220):
             if now == step:
                 with torch.no_grad():
-                    cast(nn.Linear, model[0]).bias[:units] = -1e3
+                    first.bias[:units] = -1e3
+            x = torch.randn(32, 8)
+            x[0, 0] = 20.0 if seldom and now % 20 == 10 else 0.0
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(torch.randn(32, 8)), torch.randint(4, (32,))).backward()
+            nn.functional.cross_entropy(model(x), torch.randint(4, (32,))).backward()
             optimizer.step()
     return monitor.snapshots, monitor
 
@@ -277,11 +300,13 @@ def test_units_that_die_between_two_recorded_steps_are_told_within_25_steps(step
     assert told[0].evidence["dead_units"] + told[0].evidence["suspect_units"] == 24
 
 
-def test_of_few_units_just_enough_are_told_when_two_windows_are_over() -> None:
-    """15 of 32 units: two windows of 64 batches end at step 134, and the next recorded step would be 150."""
-    _, monitor = killed_at(7, units=15, max_overhead=None, attentive=True, watch_every_n_steps=1)
+@pytest.mark.parametrize("seldom,windows", [(0, 1), (1, 2)])
+def test_of_few_units_just_enough_are_told_after_two_windows_where_one_opens_seldom(seldom: int, windows: int) -> None:
+    """15 of 32 units: windows of 64 batches end at step 70 and 134; the next recorded steps would be 100 and 150."""
+    _, monitor = killed_at(7, units=15, seldom=seldom, max_overhead=None, attentive=True, watch_every_n_steps=1)
     (told,) = (f for f in monitor.findings if f.rule == "dead-units")
-    assert told.severity == "warning" and 134 <= (told.severity_step or told.step) <= 140
+    due = 6 + 64 * windows
+    assert told.severity == "warning" and due <= (told.severity_step or told.step) <= due + 6
 
 
 def test_without_attention_they_wait_for_the_next_recorded_step() -> None:

@@ -63,10 +63,10 @@ def mlflow(tmp_path: Path) -> Iterator[Any]:
 
 
 def kept(mlflow: Any, name: str) -> list[tuple[int, float]]:
-    """The history of a metric in the only run of the store."""
+    """The history of a metric in the only run of the store, by step: it may be written from a pool of threads."""
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name))
 
 
 def test_mlflow_itself_is_such_a_logger(mlflow: Any) -> None:

@@ -43,7 +43,7 @@ def missing(stats: SiteStats) -> set[str]:
     return {name for name in stat_fields(SiteStats) if getattr(stats, name) is None}
 
 
-_COUNTED = ("dead_units", "suspect_units", "flickering_units", "rare_units", "dying_units")
+_COUNTED = ("dead_units", "suspect_units", "flickering_units", "seldom_units", "rare_units", "dying_units")
 EVIDENCE = {name for entry in _COUNTED for name in ENTRIES[entry].names}
 SATURATION = set(ENTRIES["saturated_fraction"].names)
 

@@ -30,6 +30,11 @@ def units(dead: int, of: int = 64, **values: Any) -> SiteStats:
     return site(**{**shares, **values})
 
 
+def few(seldom: int | None, dead: int, of: int = 16, **values: Any) -> SiteStats:
+    """A layer of few units that have not been silent for two windows."""
+    return units(dead, of, seldom_units=seldom, **{"double_window_units": 0, **values})
+
+
 def flat(share: float, kind: str = "Tanh", role: str = "activation", **values: Any) -> SiteStats:
     ends = {"saturated_fraction": share, "saturated_low": share / 2, "saturated_high": share / 2}
     return site(kind, role, **{**ends, **values})
@@ -259,14 +264,20 @@ def test_what_no_site_has_shown_is_found_in_the_parameters(field: str, said: str
         (units(10, suspect_units=30), "warning"), (units(10, suspect_units=29), None),
         (units(0, suspect_units=33, half_window_units=32), None),
         (units(0, suspect_units=33, half_window_units=33), "warning"),
-        (units(7, 16, suspect_units=1, half_window_units=8), "info"),  # one that opens again, and it is no warning
-        (units(7, 16, suspect_units=2, half_window_units=9), "warning"),
-        (units(0, 16, suspect_units=10), None), (units(0, 16, suspect_units=11), "warning"),
-        (units(8, 16), "error"),  # an older log does not know
-        (units(8, 16, double_window_units=7), "info"), (units(9, 16, double_window_units=7), "error"),
-        (units(8, 16, double_window_units=8), "error"),
-        (units(15, 32, double_window_units=14), "info"), (units(16, 32, double_window_units=14), "warning"),
-        (units(15, 32, double_window_units=15), "warning"), (units(16, 33, double_window_units=0), "warning"),
+        (few(1, 7, suspect_units=1, half_window_units=8), "info"),  # one that opens again, and it is no warning
+        (few(1, 7, suspect_units=2, half_window_units=9), "warning"),
+        (few(1, 0, suspect_units=10), None), (few(1, 0, suspect_units=11), "warning"),
+        (few(0, 8), "error"), (few(1, 8), "info"), (few(1, 9), "error"), (few(2, 9), "info"), (few(2, 10), "error"),
+        (few(9, 10), "error"),  # two at most are taken for rare
+        (few(0, 7), "info"), (few(0, 15, 32), "warning"), (few(1, 15, 32), "info"), (few(1, 16, 32), "warning"),
+        (few(9, 8, double_window_units=8), "error"), (few(9, 15, 32, double_window_units=15), "warning"),
+        (few(9, 16, 33), "warning"),  # of so many none
+        (few(0, 0, suspect_units=9, half_window_units=9), "warning"),  # early, one is in any case
+        (few(1, 0, suspect_units=9, half_window_units=9), "warning"),
+        (few(2, 0, suspect_units=9, half_window_units=9), None),
+        (few(2, 0, suspect_units=11), None), (few(2, 0, suspect_units=12), "warning"),
+        (few(None, 8), "info"), (few(None, 10), "error"), (few(None, 0, suspect_units=11), None),  # an older log
+        (few(None, 8, double_window_units=None), "error"),  # and one that is older still
         (units(0, suspect_units=40, flickering_units=11), "warning"),  # of the 24 that open, most are alive
         (units(0, suspect_units=40, flickering_units=12), None), (units(29, flickering_units=35), "warning"),
         (units(0, suspect_units=62, flickering_units=5), "warning"),  # so many are silent that some may open again
@@ -290,11 +301,11 @@ def test_dead_units_by_share_width_and_role(stats: SiteStats, severity: str | No
 @pytest.mark.parametrize(
     "stats,severity",
     [
-        (units(7, 16, suspect_units=3, half_window_units=10), "info"),
-        (units(7, 16, suspect_units=4, half_window_units=11), "warning"),
-        (units(0, 16, suspect_units=12), None), (units(0, 16, suspect_units=13), "warning"),
-        (units(10, 16, double_window_units=7), "info"), (units(11, 16, double_window_units=7), "error"),
-        (units(8, 16, double_window_units=8), "error"), (units(29, double_window_units=0), "warning"),
+        (few(4, 7, suspect_units=3, half_window_units=10), "info"),
+        (few(4, 7, suspect_units=4, half_window_units=11), "warning"),
+        (few(4, 0, suspect_units=12), None), (few(4, 0, suspect_units=13), "warning"),
+        (few(4, 10), "info"), (few(4, 11), "error"), (few(2, 10), "error"),
+        (few(4, 8, double_window_units=8), "error"), (units(29, double_window_units=0), "warning"),
     ],
 )  # fmt: skip
 def test_more_of_few_units_may_be_rare_where_the_limits_say_so(stats: SiteStats, severity: str | None) -> None:

@@ -216,6 +216,36 @@ def test_flickers_are_those_of_a_count_batch_by_batch(seed: int) -> None:
     assert seen > 100, "there were flickers"
 
 
+def test_a_unit_opens_seldom_from_one_sample_to_four_thousandths_of_a_window_whether_it_is_silent_or_not() -> None:
+    watcher = Watcher(6, 2000)
+    verdict = watcher.show([0, 1, 8, 9, 32, 0], times=1)
+    assert verdict.seldom == 0, "of 32 samples one is more than that"
+    verdict = watcher.show([0, 0, 0, 0, 32, 0], times=70)
+    assert (verdict.seldom, verdict.states) == (2, "dddaad"[:3] + "dad"), "1 and 8 of 2,000"
+    assert watcher.show([0, 0, 0, 0, 32, 1]).seldom == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_units_that_open_seldom_are_those_of_a_count_over_the_running_block_and_the_one_before(seed: int) -> None:
+    rng, watcher = np.random.default_rng(seed), Watcher(40, 1000)
+    rate_C = np.geomspace(1e-4, 0.1, 40)
+    blocks: list[list[tuple[int, np.ndarray]]] = [[], []]
+    counts = []
+    for _ in range(200):
+        samples = int(rng.integers(8, 40))
+        opened_C = rng.binomial(samples, rate_C)
+        if sum(n for n, _ in blocks[1]) >= 1000:
+            blocks = [blocks[1], []]
+        blocks[1].append((samples, opened_C))
+        opens_C = sum(opens for block in blocks for _, opens in block)
+        window = min(watcher.evidence.samples + samples, 1000)
+        truth = sum(0 < opens <= window * 4 / 1000 for opens in opens_C.tolist())
+        assert watcher.show(opened_C.tolist(), samples=samples).seldom == truth
+        counts.append(truth)
+    assert min(counts) == 0 and max(counts) > 10
+    assert UnitLedger(0).judge(UnitEvidence.empty(0, 640), 0).seldom == 0
+
+
 def test_nan_does_not_make_a_unit_dead() -> None:
     watcher = Watcher(2)
     x = torch.full((32, 2), float("nan"))

@@ -160,6 +160,7 @@ def _from_evidence(known: Known, step: int) -> dict[str, Any]:
         "half_window_units": verdict.half_window if verdict.known else None,
         "double_window_units": verdict.double_window if verdict.known else None,
         "flickering_units": verdict.flickering if verdict.known else None,
+        "seldom_units": verdict.seldom if verdict.known else None,
         "rare_units": verdict.count("r"),
         "revived_units": verdict.count("v"),
         "evidence_samples": verdict.evidence_samples,

@@ -25,7 +25,7 @@ from actdiag.collect.coming import Coming
 from actdiag.collect.memory import Key, Memory
 from actdiag.collect.recent import Openings
 from actdiag.collect.site import Site
-from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES
+from actdiag.collect.units import MIN_OBSERVATIONS, SUSPECT_SAMPLES, UnitEvidence
 
 CLOSER_RISE = 0.2
 """So much larger a share of the units silent in the last batch than at the last recorded step has every step watched.
@@ -33,12 +33,12 @@ Of healthy runs it is noise of small batches at worst, and costs watched steps, 
 RECORD_RISE = (0.1, 0.1, 0.1, math.inf)
 """A verdict has been given of what was silent at the last recorded step; so much more must have followed for another,
 if it is not just enough for a graver one."""
-Verges = Callable[[int], Sequence[float]]
-"""From the units of a site, the shares at which a verdict changes: suspect, half, window and double of Silence;
-infinite where two windows make no difference."""
+Verges = Callable[[int, int], Sequence[float]]
+"""From the units of a site and how many of them opened seldom, the shares at which a verdict changes: suspect, half,
+window and double of Silence; infinite where two windows make no difference."""
 
 
-def no_verges(units: int) -> Sequence[float]:
+def no_verges(units: int, seldom: int) -> Sequence[float]:
     """Verdicts change with the rise alone."""
     return 1.0, 1.0, 1.0, math.inf
 
@@ -61,6 +61,25 @@ class Silence(NamedTuple):
 
 
 NO_SILENCE = Silence(0.0, 0.0, 0.0, 0.0, 0.0)
+_NEVER = (math.inf,) * 4
+
+
+class _Share(NamedTuple):
+    """A share of silent units, and the one at which a verdict of it begins."""
+
+    silent: float
+    begins: float
+
+    @property
+    def tells(self) -> bool:
+        return self.silent >= self.begins
+
+
+class _Reading(NamedTuple):
+    """What is silent in a site: in the last batch, and what verdicts are of (suspect, half, window, double)."""
+
+    last: float
+    shares: tuple[_Share, ...]
 
 
 def silence(ages_3C: NDArray[np.float64], window: int) -> Silence:
@@ -93,8 +112,8 @@ class Glance:
 
     def __init__(self, window: int, warning: float, verges: Verges = no_verges) -> None:
         self._window, self._warning, self._verges = window, warning, verges
-        self._most: dict[Key, Silence] = {}
-        self._settled: dict[Key, NDArray[np.float64]] = {}
+        self._most: dict[Key, _Reading] = {}
+        self._settled: dict[Key, UnitEvidence] = {}
         self._coming: dict[Key, _Openings] = {}
 
     def look(self, sites: Mapping[Key, Site], memory: Memory) -> Sight:
@@ -107,11 +126,10 @@ class Glance:
             evidence = memory.evidence_with(known, seen)
             if known.ledger is not None:
                 known.ledger.note(evidence)
-            now = silence(evidence.ages_3C, self._window)
-            before = self._before(key)
+            now, before = self._read(evidence), self._before(key)
             if before is not None:
-                due = self._due(before, now, evidence.units)
-                closer |= now.last >= before.last + CLOSER_RISE or self._awaits(now, evidence.units)
+                due = self._due(before, now)
+                closer |= now.last >= before.last + CLOSER_RISE or self._awaits(now)
                 record |= any(due)
                 now = self._raise(before, now, due)
             self._most[key] = now
@@ -120,36 +138,43 @@ class Glance:
     def settle(self, memory: Memory) -> None:
         """A step has been recorded: what is silent now has been told."""
         self._coming.clear()
-        self._settled = {key: own.evidence.ages_3C for key, own in memory.known.items() if own.evidence is not None}
+        self._settled = {key: own.evidence for key, own in memory.known.items() if own.evidence is not None}
 
-    def _before(self, key: Key) -> Silence | None:
+    def _before(self, key: Key) -> _Reading | None:
         """What a site's silence is compared with; that at a recorded step is asked for by the next look, if any."""
         settled = self._settled.pop(key, None)
         if settled is not None:
-            self._most[key] = silence(settled, self._window)
+            self._most[key] = self._read(settled)
         return self._most.get(key)
 
-    def _due(self, before: Silence, now: Silence, units: int) -> list[bool]:
+    def _read(self, evidence: UnitEvidence) -> _Reading:
+        last, *silent = silence(evidence.ages_3C, self._window)
+        quiet = max(silent) < self._warning  # most layers, at most steps
+        verges = _NEVER if quiet else self._verges(evidence.units, evidence.seldom_units)
+        return _Reading(last, tuple(map(_Share, silent, verges)))
+
+    def _due(self, before: _Reading, now: _Reading) -> list[bool]:
         """Of each share but the last batch's, whether a verdict of it is due."""
-        shares = zip(now[1:], before[1:], RECORD_RISE, self._verges(units), strict=True)
-        return [a >= self._warning and (a >= b + rise or b < verge <= a) for a, b, rise, verge in shares]
+        shares = zip(now.shares, before.shares, RECORD_RISE, strict=True)
+        return [
+            a.silent >= self._warning and (a.silent >= b.silent + rise or (a.tells and not b.tells))
+            for a, b, rise in shares
+        ]
 
-    def _awaits(self, now: Silence, units: int) -> bool:
+    def _awaits(self, now: _Reading) -> bool:
         """Whether a verdict needs two windows. Only samples that are watched count in them."""
-        if now.half < self._warning:
-            return False
-        verges = self._verges(units)
-        return verges[-1] <= now.half and all(a < verge for a, verge in zip(now[1:], verges, strict=True))
+        _, half, _, double = now.shares
+        return half.silent >= double.begins and not any(share.tells for share in now.shares)
 
-    def _raise(self, before: Silence, now: Silence, due: Sequence[bool]) -> Silence:
+    def _raise(self, before: _Reading, now: _Reading, due: Sequence[bool]) -> _Reading:
         """What has asked for something once does not ask again; a share that did not is not kept."""
-        return Silence(
-            now.last if now.last >= before.last + CLOSER_RISE else before.last,
-            *(a if asks else b for a, b, asks in zip(now[1:], before[1:], due, strict=True)),
+        last = now.last if now.last >= before.last + CLOSER_RISE else before.last
+        return _Reading(
+            last, tuple(a if asks else b for a, b, asks in zip(now.shares, before.shares, due, strict=True))
         )
 
     def _enough(self, units: int) -> _Enough:
-        windows = 1 if math.isinf(self._verges(units)[-1]) else 2
+        windows = 1 if math.isinf(self._verges(units, units)[-1]) else 2
         return {"samples": max(windows * self._window, SUSPECT_SAMPLES), "observations": MIN_OBSERVATIONS}
 
     def _seen(self, key: Key, site: Site) -> Openings | None:

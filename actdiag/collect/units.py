@@ -31,6 +31,8 @@ RARE_RATE = 0.01
 """A unit that opens on fewer samples is rare. Source: SageMaker Debugger's DeadRelu, active < 1 % of the time."""
 SUSPECT_SAMPLES = 300
 """Silent samples after which the rate is below RARE_RATE with 95 % confidence: 3 / 0.01."""
+SELDOM_RATE = 0.004
+"""A unit that opens on so few of a window, or fewer, is silent for a whole one at times. Source: the rules' limits."""
 _MISSED = 3.0
 MIN_OBSERVATIONS = 16
 """Batches of silence before any word about a unit: windows of 4 batches raise premature alarms in 3 of 10 runs,
@@ -76,6 +78,12 @@ class UnitEvidence:
     @property
     def units(self) -> int:
         return len(self.open_C)
+
+    @property
+    def seldom_units(self) -> int:
+        """Units that opened in the running block or the one before, on 0.4 % of a window at most; silent ones too."""
+        opened_C, most = self.open_C + self.open_before_C, SELDOM_RATE * min(self.samples, self.window)
+        return int(np.count_nonzero((opened_C > 0) & (opened_C <= most)))
 
     def absorb(self, seen: Openings) -> UnitEvidence:
         """With what has been observed since, by one rank or by several together."""
@@ -153,6 +161,7 @@ class UnitVerdict:
     half_window: int
     double_window: int
     flickering: int
+    seldom: int
     known: bool
 
     def count(self, letter: str) -> int | None:
@@ -246,6 +255,7 @@ class UnitLedger:
             half_window=half,
             double_window=double,
             flickering=self._flickering(evidence) if self._flickers else 0,
+            seldom=evidence.seldom_units,
             known=known,
         )
 
@@ -258,7 +268,7 @@ class UnitLedger:
         missed = opened / np.maximum(sum(evidence.block) - samples_C, np.maximum(opened, 1)) * samples_C
         suspect = silent & (samples_C >= SUSPECT_SAMPLES) & ((opened == 0) | (missed >= _MISSED))
         if self._deaths or np.count_nonzero(dead):
-            letters[self._remember(dead, silent, evidence.ages_3C[2], evidence, step)] = ord("v")
+            letters[self._remember(dead, silent, evidence, step)] = ord("v")
         letters[suspect] = ord("s")
         letters[dead] = ord("d")
         long_C = samples_C[silent]
@@ -266,12 +276,7 @@ class UnitLedger:
         return half, int(np.count_nonzero(long_C >= 2 * evidence.window))
 
     def _remember(
-        self,
-        dead: NDArray[np.bool_],
-        silent: NDArray[np.bool_],
-        age_steps: NDArray[np.float64],
-        evidence: UnitEvidence,
-        step: int,
+        self, dead: NDArray[np.bool_], silent: NDArray[np.bool_], evidence: UnitEvidence, step: int
     ) -> NDArray[np.bool_]:
         """Note new deaths (dated by the step after the unit last opened) and revivals; who has revived.
 
@@ -283,7 +288,7 @@ class UnitLedger:
             self._died_at_C[settled] = self._revived_at_C[settled] = -1
         fresh = dead & (self._died_at_C < 0)
         if np.count_nonzero(fresh):
-            self._died_at_C[fresh] = (step - age_steps[fresh] + 1).clip(min=0).astype(np.int64)
+            self._died_at_C[fresh] = (step - evidence.ages_3C[2, fresh] + 1).clip(min=0).astype(np.int64)
         died = self._died_at_C >= 0
         self._revived_at_C[died & (self._revived_at_C < 0) & ~silent] = n
         self._revived_at_C[dead] = -1

@@ -156,6 +156,18 @@ SITE = (
         rules=("dead-units",),
     ),
     Entry(
+        names=("seldom_units",),
+        of="site",
+        formula="units, silent or not, that opened in the last one or two windows, on 0.4 % of a window at most",
+        values="0 to units",
+        healthy="no range: sparse features open seldom",
+        none=_NO_EVIDENCE,
+        source="measured: see the limits of the rules",
+        more="Such a unit is silent for a whole window now and then, and opens again: in a layer of few units as many "
+        "of the dead are not counted at first.",
+        rules=("dead-units",),
+    ),
+    Entry(
         names=("rare_units", "revived_units", "evidence_samples", "first_death_step"),
         of="site",
         formula=(

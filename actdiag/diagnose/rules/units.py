@@ -26,6 +26,7 @@ class Evidence(NamedTuple):
     half_window: int
     double_window: int
     flickering: int
+    seldom: int
     samples: int
     dead_indices: list[int]
 
@@ -41,11 +42,15 @@ class Evidence(NamedTuple):
         again. Where most of those that open are alive, a silent one is of another kind.
         """
         back = 2 * self.flickering
-        return max(1, limits.dead_spare(self.units)) + (back if back >= self.units - self.silent else 0)
+        return max(1, self.spare(limits)) + (back if back >= self.units - self.silent else 0)
 
     def certain(self, limits: Limits) -> int:
         """Dead units that stay so as far as can be told: where units are few, one that opens again counts for much."""
-        return max(self.double_window, self.dead - limits.dead_spare(self.units))
+        return max(self.double_window, self.dead - self.spare(limits))
+
+    def spare(self, limits: Limits) -> int:
+        """Silent units that units which open seldom stand for."""
+        return limits.dead_spare(self.units, self.seldom)
 
 
 def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]:
@@ -54,10 +59,10 @@ def dead_units(history: Sequence[Snapshot], limits: Limits) -> Iterator[Verdict]
     What: a unit (channel or feature) is dead when no sample of the last `window_samples` (2,048) opened it, in 16
     batches or more: it fires on fewer than 3/n of the samples (95 %). A layer is a warning from 45 % dead units, an
     error from 50 %; earlier, a warning if 50 % of its units and one more have been silent for half of the window, or
-    60 % and one more for 300 samples. Up to 32 units one more than 45 or 50 % must be dead, or so many silent for two
-    windows. Where most units that open at all only flicker (they came back from a silence of
-    100 samples or more, on less than 1 % of the samples since), these, and as many more, do not count in that. From
-    20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
+    60 % and one more for 300 samples. Up to 32 units as many more must be silent as open seldom (on 0.4 % of a window
+    or less; two at most), or 45 or 50 % for two windows. Where most units that open at all only flicker (they came
+    back from a silence of 100 samples or more, on less than 1 % of the samples since), these, and as many more, do
+    not count early. From 20 % it is told as info. Layers of fewer than 16 units, and outputs, need 90 %.
     Why: no gradient passes a closed gate; such a unit learns nothing and rarely comes back by itself.
     Not a problem when: units are rare rather than dead (sparse features); an expert received no data (it is then
     "not executed"); the layer is a gate that has decided, or is frozen; tanh or sigmoid units are closed but swing
@@ -91,7 +96,7 @@ def _evidence(layer: Layer) -> Evidence | None:
         double = site.dead_units if site.double_window_units is None else site.double_window_units
         return Evidence(
             site.units, site.dead_units, site.suspect_units or 0, max(site.half_window_units or 0, site.dead_units),
-            double, site.flickering_units or 0, site.evidence_samples or 0, site.units_in("dead"),
+            double, site.flickering_units or 0, _seldom(site), site.evidence_samples or 0, site.units_in("dead"),
         )  # fmt: skip
     turns = [call.unit_states or "" for _, call in layer.calls]
     if len({len(states) for states in turns}) > 1 or not turns[0]:
@@ -101,7 +106,12 @@ def _evidence(layer: Layer) -> Evidence | None:
     dead = [i for i, states in enumerate(seen) if states == {letters["dead"]}]
     silent = [states for states in seen if states <= {letters["dead"], letters["suspect"]}]
     samples = sum(call.evidence_samples or 0 for _, call in layer.calls)
-    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), len(dead), 0, samples, dead)
+    return Evidence(len(seen), len(dead), len(silent) - len(dead), len(dead), len(dead), 0, 0, samples, dead)
+
+
+def _seldom(site: SiteStats) -> int:
+    """Older logs do not know; each silent unit may be one then."""
+    return _silent(site) if site.seldom_units is None else site.seldom_units
 
 
 def _severity(site: SiteStats, evidence: Evidence, limits: Limits) -> Severity | None:
@@ -209,6 +219,7 @@ def _verdict(layer: Layer, evidence: Evidence, severity: Severity, why: Why, lim
             "half_window_units": evidence.half_window,
             "double_window_units": evidence.double_window,
             "flickering_units": evidence.flickering,
+            "seldom_units": evidence.seldom,
             "units": evidence.units,
             "dead_fraction": evidence.dead / evidence.units,
             "evidence_samples": evidence.samples,
