@@ -36,7 +36,7 @@ GLANCE = {
             "a != now.shares[2] and a.silent >= self._warning and (",
         ),
         ("a look forgets half a window", "max(window / 2, SUSPECT_SAMPLES), window,", "window, window,"),
-        ("a look asks at any silence", "quiet = max(silent) < self._warning", "quiet = False"),
+        ("a look asks at any silence", "a.silent >= self._warning and (", "a.silent > 0 and ("),
         ("a look asks again and again", "(a.silent >= b.silent + rise or", "(True or"),
         ("a look knows no verges", " or (a.tells and not b.tells)", ""),
         ("a verge is passed again and again", "(a.tells and not b.tells)", "a.tells"),
