@@ -34,7 +34,7 @@ regimes: $(READY)       ## docs/regimes.md from the tests
 	$(BIN)/python -m tests.regimes --write
 
 benchmark: $(READY)     ## docs/benchmark.md: faulty and healthy trainings, ours and other tools' rules
-	$(BIN)/python benchmarks/score_cases.py --sets first:0,1 second:19,20,21 second:22,23,24 --keep runs/scores.jsonl --write docs/benchmark.md
+	$(BIN)/python benchmarks/score_cases.py --sets first:0,1 second:19,20,21 second:22,23,24 second:25,26,27 --keep runs/scores.jsonl --write docs/benchmark.md
 
 rule-pages: $(READY)    ## docs/rules from the manuals of the rules
 	$(BIN)/python -m tests.rule_pages --write

@@ -40,8 +40,9 @@ SEEDS: Mapping[str, str] = {
     "second:8,9,10,11": "Held out until two words were premature; units that flicker were then looked for, on these.",
     "second:12,13,14,15": "Held out until a word was premature; the margin for few units was then set, on 4 to 15.",
     "second:16,17,18": "Held out, with a median of 28 steps; the margin for few units was then set anew.",
-    "second:19,20,21": "Held out until a word was premature; nothing but the budget was changed then.",
-    "second:22,23,24": "Held out: nobody had looked at these before they were scored.",
+    "second:19,20,21": "Held out until two words were premature; what few units are spared was then set, on 4 to 21.",
+    "second:22,23,24": "Held out until they were scored with the rules before; no rule was made with them.",
+    "second:25,26,27": "Held out: nobody had looked at these before they were scored.",
 }
 """What the seeds of a set were used for, by how they are chosen."""
 
