@@ -31,7 +31,7 @@ class Limits:
     dead_few_spare: int = 2
     """Of so few units as many of the silent may open again as open seldom (on 0.4 % of a window or less), two at most,
     until they have been silent for two windows. Of a faulty layer of 16 units 8 had been silent for the whole window
-    when 6 were dead. Replayed on seeds 4 to 21 of the benchmark's runs that die, 0.2 to 0.6 % did the same."""
+    when 6 were dead. Replayed on seeds 4 to 21 of the benchmark, no rate from 0.2 to 0.6 % had a premature word."""
     dying_fraction: Share = 0.2
     """Of a layer's units at once; one or two in a hundred of a healthy layer settle at a low rate at any time."""
     half_window_warning: Share = 0.5
