@@ -35,6 +35,9 @@ from sweep_trial import accepted, judge
 from tiny_models import B, build, families
 from torch import nn
 
+import actdiag
+
+PACKAGE = Path(actdiag.__file__).parent
 MEMORY = 8 << 30
 MARK = "sweep result "
 
@@ -92,7 +95,7 @@ def attempt(family: str, seconds: int = 0) -> Result:
             result = result._replace(**judge(model, batch))
     except (Exception, TimeIsUp) as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        blamed = "ours" if any("actdiag" in Path(file).parts for file in files) else blamed
+        blamed = "ours" if any(PACKAGE in Path(file).parents for file in files) else blamed
         text = " ".join(f"{type(error).__name__}: {error}".split())
         result = result._replace(verdict=blamed, note=text if len(text) < 160 else f"{text[:157]}...")
     return result._replace(seconds=round(time.perf_counter() - begun, 1))
