@@ -174,7 +174,7 @@ class Budget:
         self._interval[mode] = max(1, min(max(wanted, held // 2), held * 4))
 
     def interval(self, mode: str, configured: int) -> int:
-        """Steps between two observations of a kind. Every other step is left alone until a bare one is known."""
+        """Steps between two observations of a kind; two at least until a bare one is known."""
         if self._max_overhead is None:
             return configured
         if not self.known:
