@@ -123,6 +123,11 @@ class Session:
         if self._due:
             self._parameters.watch()
 
+    def begin_forward(self) -> None:
+        """A forward of this step begins."""
+        if self.mode == "record":
+            self._parameters.renew()
+
     def restart_step(self, step: int) -> None:
         """The step that is being observed was skipped by a loss scaler: what was seen of it does not count.
 

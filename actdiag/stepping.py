@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from actdiag.collect.alone import TIMED, After, Alone, Before
 from actdiag.collect.hooks import in_backward
 from actdiag.collect.rounds import (
     Rounds,
@@ -27,14 +28,10 @@ from actdiag.collect.rounds import (
     scaler_above,
     unscales_inside,
 )
-from actdiag.collect.scope import Silent
 from actdiag.collect.witness import Witness
 from actdiag.session import FindingError, Session
 
 logger = logging.getLogger("actdiag")
-
-_TIMED = 2
-"""Steps in a row that are left alone, of which each is timed; of those that follow, the last and all before it."""
 
 
 class Driver:
@@ -45,39 +42,31 @@ class Driver:
         self._session = session
         self._is_told, self.running = told, False
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
-        self._inside: weakref.ref[Optimizer] | None = None
-        self._nested = 0
-        self._closure = False
-        self._step = 0
-        self._since = 0
-        self._went_back = False
-        self._due = False
-        self._ran = False
+        self._alone = Alone()
+        self._step = self._since = self._bare = 0
+        self._closure = self._went_back = self._due = self._ran = False
         self._backward = -1
-        self._quiet = self._alone = 0
         self._rounds = Rounds()
         self._scalers: list[Any] = []
-        self._witness: Witness | None = None
         session.collector.on_forward = self._forward_begins
         session.on_close = self._let_go
         self._handles: list[RemovableHandle] = []
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(Silent(self._before)))
-            self._handles.append(optimizer.register_step_post_hook(Silent(self._after)))
+            self._handles.append(optimizer.register_step_pre_hook(Before(self._alone, self._before)))
+            self._handles.append(
+                optimizer.register_step_post_hook(After(self._alone, self._after, timed=self._pass_over))
+            )
 
     def _alive(self) -> list[Optimizer]:
         return [optimizer for ref in self._optimizers if (optimizer := ref()) is not None]
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._quiet and self._inside is None:
-            self._inside = self._optimizers[0]
-            return
         if self._session.closed:
             return
-        if self._inside is not None and runs_twice(optimizer):
-            self._nested += 1  # a subclass whose step() calls super().step() fires the hooks once more
+        if self._alone.inside and runs_twice(optimizer):
+            self._alone.nested += 1  # a subclass whose step() calls super().step() fires the hooks once more
             return
-        self._inside, self._nested = weakref.ref(optimizer), 0
+        self._alone.inside, self._alone.nested = True, 0
         self._closure = closure_of(args, kwargs)
         self._session.collector.single = self._closure
         if self._session.mode == "record":
@@ -125,46 +114,45 @@ class Driver:
             scaler.note(optimizer, scaled_by)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._quiet and not self._nested and self._inside is not None:
-            self._pass_over()
+        alone = self._alone
+        if self._session.closed or not alone.inside:
             return
-        if self._session.closed or self._inside is None:
+        if alone.nested:
+            alone.nested -= 1
             return
-        if self._nested:
-            self._nested -= 1
-            return
-        self._inside = None
+        alone.inside = False
         self._session.collector.single = False
         self._session.guarded(self._has_stepped, optimizer)
 
     def _pass_over(self) -> None:
-        """A step ends that was left alone, and so is the next. In a small model every call here can be felt."""
-        self._inside = None
-        self._step += 1
-        self._since += 1
-        self._session.next_step = self._step
-        assert self._witness is not None
-        self._witness.note()
-        self._quiet -= 1
-        if self._quiet < 2:
-            self._session.schedule.budget.pass_over(last=not self._quiet)
+        """One of the last two steps has ended that are left alone."""
+        self._catch_up()
+        self._session.schedule.budget.pass_over(last=not self._alone.steps)
 
-    def _quiet_steps(self) -> int:
+    def _catch_up(self) -> None:
+        """Count the steps that were left alone."""
+        passed = self._alone.take_passed()
+        if passed:
+            self._step += passed
+            self._since += passed
+            self._session.next_step = self._step
+
+    def _left_alone(self) -> int:
         """At the ends of how many steps, from this one on, there is nothing to do but to count.
 
         The first two of a run are timed. A loss scaler has to be followed, and of several optimizers each one.
         """
-        self._alone = self._alone + 1 if self._session.mode == "off" else 0
-        one = len(self._optimizers) == 1 and self._witness is not None and not self._known()
-        quiet = one and self._alone > _TIMED and not self._is_told and not self._session.closed
+        self._bare = self._bare + 1 if self._session.mode == "off" else 0
+        one = len(self._optimizers) == 1 and self._alone.witness is not None and not self._known()
+        quiet = one and self._bare > TIMED and not self._is_told and not self._session.closed
         return self._session.schedule.left_alone(self._step) if quiet else 0
 
     def _has_stepped(self, optimizer: Optimizer) -> None:
         self._session.after_update(closure=self._closure)
         if optimizer is self._optimizers[0]():
             self._due = True
-            self._witness = self._witness or Witness(optimizer)
-            self._witness.note()
+            self._alone.witness = self._alone.witness or Witness(optimizer)
+            self._alone.witness.note()
         if self._due and not self._waits():
             self._turn()
 
@@ -176,15 +164,21 @@ class Driver:
 
     def _forward_begins(self) -> None:
         """No optimizer can follow any more: a step that waited is over, and what a scaler has skipped is known."""
-        if self._inside is None and not in_backward():  # else a closure's forward, or a checkpoint's second pass
+        if not self._alone.inside and not in_backward():  # else a closure's forward, or a checkpoint's second pass
             self._session.guarded(self._begin_forward)
+
+    def _is_replaced(self) -> bool:
+        """Whether another optimizer trains the model now; tells it once."""
+        self._catch_up()
+        return self._alone.witness is not None and self._alone.witness.tell(self._step - 1)
 
     def _begin_forward(self) -> None:
         self._look_back()
         if not self._ran:
             self._skipped()  # the round that runs now is the one to compare the next with
         self._ran = True
-        if self._witness is not None and self._witness.tell(self._step - 1):
+        self._session.begin_forward()
+        if self._is_replaced():
             self._session.abandon_step()
 
     def _look_back(self) -> None:
@@ -210,6 +204,7 @@ class Driver:
 
         Where ranks merge it waits on: its end is collective, and only one rank may have been asked.
         """
+        self._catch_up()
         if self._due and not self._session.closed and not self._session.ranks.merging:
             self._session.guarded(self._look_back)
 
@@ -254,6 +249,7 @@ class Driver:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Begin the running step again, as the one that a saved state was before."""
+        self._catch_up()
         if not self._session.load_state_dict(state):
             return
         self._session.abandon_step()
@@ -281,7 +277,7 @@ class Driver:
         self._backward = torch._C._current_graph_task_id()
         self._rounds.restart(self._known())
         self._session.begin_step(self._step)
-        self._quiet = self._quiet_steps()
+        self._alone.steps = self._left_alone()
         if not self._optimizers:
             self._session.remember_weights()
 
@@ -289,8 +285,8 @@ class Driver:
         """Close the session, which lets go of the optimizers. Never raises: a finding is told, and nothing goes on."""
         with contextlib.suppress(FindingError):
             self.settle()
-        if not self._session.closed and self._witness is not None:
-            self._witness.tell(self._step - 1)
+        if not self._session.closed:
+            self._is_replaced()
         self._session.close()
 
     def _let_go(self) -> None:

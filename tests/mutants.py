@@ -163,7 +163,7 @@ MUTANTS = [
     Mutant(
         "nested optimizer hooks count twice",
         "stepping.py",
-        "if self._inside is not None and runs_twice(optimizer):",
+        "if self._alone.inside and runs_twice(optimizer):",
         "if False:",
         "test_monitor",
     ),

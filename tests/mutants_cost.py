@@ -9,23 +9,28 @@ COST = {
     ("stepping.py", "test_left_alone"): [
         (
             "no step is left alone",
-            "self._quiet = self._quiet_steps()",
-            "self._quiet = 0",
+            "self._alone.steps = self._left_alone()",
+            "self._alone.steps = 0",
         ),
         (
             "steps left alone are not counted",
-            "        self._since += 1\n        self._session.next_step",
-            "        self._step -= 1\n        self._session.next_step",
-        ),
-        (
-            "steps left alone are unknown to a saved state",
-            "        self._session.next_step = self._step\n",
+            "            self._step += passed\n",
             "",
         ),
         (
-            "our own updates are somebody else's",
-            "        self._witness.note()\n        self._quiet -= 1",
-            "        self._quiet -= 1",
+            "steps left alone are unknown to a saved state",
+            "            self._session.next_step = self._step\n",
+            "",
+        ),
+        (
+            "who saves a state does not count the steps left alone",
+            "        self._catch_up()\n        if self._due and not self._session.closed",
+            "        if self._due and not self._session.closed",
+        ),
+        (
+            "steps left alone before a state was loaded are counted after it",
+            "        self._catch_up()\n        if not self._session.load_state_dict(state):",
+            "        if not self._session.load_state_dict(state):",
         ),
         (
             "several optimizers are one",
@@ -34,8 +39,44 @@ COST = {
         ),
         (
             "time of steps left alone is lost",
-            "            self._session.schedule.budget.pass_over(last=not self._quiet)\n",
+            "        self._session.schedule.budget.pass_over(last=not self._alone.steps)\n",
             "",
+        ),
+    ],
+    ("collect/alone.py", "test_left_alone"): [
+        (
+            "our own updates are somebody else's",
+            "        witness.note()\n",
+            "",
+        ),
+        (
+            "a step inside a step is counted as one",
+            "or not alone.inside or alone.nested or",
+            "or not alone.inside or",
+        ),
+        (
+            "steps that have passed are counted twice",
+            "passed, self.passed = self.passed, 0",
+            "passed = self.passed",
+        ),
+    ],
+    ("collect/gradients.py", "test_left_alone"): [
+        (
+            "a hook stays with a parameter that was watched",
+            "self._put(parameter, None if lasting else node_of(parameter))",
+            "self._put(parameter, None)",
+        ),
+        (
+            "a model that was moved is not followed",
+            "        if node is not self._node:\n",
+            "        if node is None:\n",
+        ),
+    ],
+    ("collect/parameters.py", "test_copies"): [
+        (
+            "a hook outlives the model",
+            "    hooked.clear()\n\n\ndef _alive",
+            "    hooked.copy()\n\n\ndef _alive",
         ),
     ],
     ("collect/schedule.py", "test_left_alone"): [

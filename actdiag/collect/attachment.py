@@ -15,6 +15,7 @@ from typing import Protocol
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from actdiag.collect.alone import After, Before
 from actdiag.collect.compiled import (
     RecompileLimit,
     compiled_parts,
@@ -69,7 +70,7 @@ class Attachment:
         self._limit = RecompileLimit()
         roots = {id(module): name for name, module in named_modules(models)}
         self.tracing = Tracing(roots, self._stay)
-        keep_out([Silent.__call__, FunctionalMode.__torch_function__], models.values())
+        keep_out([Silent.__call__, Before.__call__, After.__call__, FunctionalMode.__torch_function__], models.values())
         if self._compiled and define():
             self._stay()
             self.adopt_compiled()

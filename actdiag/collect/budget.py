@@ -22,6 +22,7 @@ _MIN_STILL_STEPS = 4
 _TRAILING = 2
 _LATEST = 16
 _RECORD_SHARE = 0.5
+_REPAYING = 0.75
 
 
 class Budget:
@@ -29,14 +30,18 @@ class Budget:
 
     Only step boundaries are timed, so that what a writer thread takes from the training counts too. An interval
     is ceil(cost / (share · base)), with medians, and never shorter than configured; at one time it grows at most
-    four times and shrinks to no less than half.
+    four times and shrinks to no less than half. While more has been spent than the share (the start of a run is
+    watched closely, and a new interval holds from the next observation on) three quarters of the share are aimed at.
 
     The two steps right after an observed one are slower than others (hooks are taken off, caches are cold). Where more
     follow it is these that tell what a bare step takes, and what the two take beyond that is cost as well: the median
     of each, since on a busy machine one of three steps is often slow for another reason.
     """
 
-    def __init__(self, max_overhead: float | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, max_overhead: float | None, clock: Callable[[], float], *, first: Mapping[Observed, int] | None = None
+    ) -> None:
+        """`first`: the intervals from which those of the budget grow; 1 by default."""
         self._spent_s = self._elapsed_s = 0.0
         self._max_overhead = max_overhead
         self._clock = clock
@@ -47,7 +52,7 @@ class Budget:
         self._position = _TRAILING
         self._after = {mode: [deque[float](maxlen=_LATEST) for _ in range(_TRAILING)] for mode in OBSERVED}
         self._cost = {mode: deque[float](maxlen=_LATEST) for mode in OBSERVED}
-        self._interval = {"watch": 1, "record": 1}
+        self._interval: dict[str, int] = {mode: (first or {}).get(mode, 1) for mode in OBSERVED}
         self._settled = {"watch": 0, "record": 0}
         self.last_ms: float | None = None
 
@@ -168,6 +173,8 @@ class Budget:
         if self._max_overhead is None:
             return
         share = self._max_overhead * (_RECORD_SHARE if mode == "record" else 1 - _RECORD_SHARE)
+        if self._spent_s - FREE_SECONDS > self._max_overhead * self._elapsed_s:
+            share *= _REPAYING
         cost_s = statistics.median(self._cost[mode]) + self._after_s(mode)
         wanted = math.ceil(cost_s / (share * self._bare_s))
         held = self._interval[mode]

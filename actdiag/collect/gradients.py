@@ -6,10 +6,13 @@ this rank's part is taken.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.spread import local
@@ -55,21 +58,23 @@ def sample(x: Tensor) -> Tensor:
 
 
 class Accumulated:
-    """Post-accumulate hook of one parameter: has its gradient read when the backward is over. Copies are inert."""
+    """Hook of one parameter: has its gradient read when the backward is over. Copies are inert."""
 
     def __init__(
         self,
         record: ParameterRecord | None,
+        of: Callable[[], torch.nn.Parameter | None],
         fail: Callable[[str, Exception], None] | None,
         ask: Callable[[torch.nn.Parameter, ParameterRecord], None] | None,
     ) -> None:
-        self._record, self._fail, self._ask = record, fail, ask
+        """`of`: gives the parameter, while it is alive."""
+        self._record, self._of, self._fail, self._ask = record, of, fail, ask
 
-    def __call__(self, parameter: torch.nn.Parameter) -> None:
+    def __call__(self, *_: object) -> None:
         # What another loss adds after the optimizer has stepped (a GAN's generator, to the discriminator) is not
         # of this update.
-        record = self._record
-        if record is None or parameter.grad is None:
+        record, parameter = self._record, self._of()
+        if record is None or parameter is None or parameter.grad is None:
             return
         if record.taken:
             record.mixed = True
@@ -83,10 +88,60 @@ class Accumulated:
                 self._fail(record.name, error)
 
     def __deepcopy__(self, memo: object) -> Accumulated:
-        return Accumulated(None, None, None)
+        return inert()
 
-    def __reduce__(self) -> tuple[type[Accumulated], tuple[None, None, None]]:
-        return Accumulated, (None, None, None)
+    def __reduce__(self) -> tuple[Callable[[], Accumulated], tuple[()]]:
+        return inert, ()
+
+
+def inert() -> Accumulated:
+    """A hook that does nothing: what a copy of one is."""
+    return Accumulated(None, lambda: None, None, None)
+
+
+class Hooked:
+    """A hook on a parameter, until `remove`.
+
+    torch goes on calling into Python for a parameter that had a post-accumulate hook once (1 to 2 us a backward, for
+    good). So on the CPU the hook is put on the node that accumulates, which is gone with the graph of the step; a
+    tensor that is moved or converted in between gets another node, and `renew` finds out. On other devices the node
+    belongs to the stream on which it was made: made by us it would be in the way of a CUDA graph. `lasting`: the
+    parameter has the hook itself.
+    """
+
+    def __init__(self, hook: Accumulated, parameter: torch.nn.Parameter, *, lasting: bool) -> None:
+        self._hook, self._of, self._lasting = hook, weakref.ref(parameter), lasting
+        self._put(parameter, None if lasting else node_of(parameter))
+
+    def _put(self, parameter: torch.nn.Parameter, node: Node | None) -> None:
+        self._node = node
+        self._handle: RemovableHandle = (
+            parameter.register_post_accumulate_grad_hook(self._hook)  # type: ignore[no-untyped-call]
+            if node is None
+            else node.register_hook(self._hook)
+        )
+
+    def renew(self) -> None:
+        """Follow the parameter to the node that it has now."""
+        parameter = self._of()
+        if self._node is None or parameter is None or not parameter.requires_grad:
+            return
+        node = node_of(parameter)
+        if node is not self._node:
+            self.remove()
+            self._put(parameter, node)
+
+    def remove(self) -> None:
+        """Take it off."""
+        self._handle.remove()
+
+
+def node_of(parameter: torch.nn.Parameter) -> Node | None:
+    """The node that accumulates a leaf's gradient; None for one of another device or kind, which keeps its hook."""
+    if type(parameter) is not torch.nn.Parameter or not parameter.is_cpu or parameter.layout != torch.strided:
+        return None
+    with torch.inference_mode(False), torch._C.DisableTorchFunction():
+        return get_gradient_edge(parameter).node
 
 
 def queue_callback(work: Callable[[], None]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import compress
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from actdiag.collect.gradients import UPDATE_SAMPLE, Accumulated, dense, has_norm, queue_callback, sample
+from actdiag.collect.gradients import UPDATE_SAMPLE, Accumulated, Hooked, dense, has_norm, queue_callback, sample
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.reducing import Eager, Reducer
 from actdiag.collect.sites import clean_names
@@ -36,12 +36,14 @@ class ParameterWatch:
     ) -> None:
         """`several`: processes train together, and what a backward leaves is not final before its very end."""
         self._reducer = reducer or Eager()
-        self._models = [(name, weakref.ref(module)) for name, module in named]
+        self._hooked: list[Hooked] = []
+        # a hook holds the parameter until the forward: it must not outlive the model
+        let_go = partial(_clear, self._hooked)
+        self._models = [(name, weakref.ref(module, let_go)) for name, module in named]
         self._fail = fail
         self._several = several
         self._asked: set[int] = set()
         self._pending: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
-        self._handles: list[RemovableHandle] = []
         self._own: list[tuple[weakref.ref[nn.Parameter], ParameterRecord]] = []
         self._always_updates = False
 
@@ -65,10 +67,16 @@ class ParameterWatch:
                 self._watch_one(record, parameter)
 
     def _watch_one(self, record: ParameterRecord, parameter: nn.Parameter) -> None:
-        self._own.append((weakref.ref(parameter), record))
+        own = weakref.ref(parameter)
+        self._own.append((own, record))
         if parameter.requires_grad and parameter.is_leaf:
-            hook = Accumulated(record, self._fail, self._wait_for)
-            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+            hook = Accumulated(record, own, self._fail, self._wait_for)
+            self._hooked.append(Hooked(hook, parameter, lasting=self._several))
+
+    def renew(self) -> None:
+        """A forward begins: a model that was moved since `watch` is followed."""
+        for hooked in self._hooked:
+            hooked.renew()
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
         return _alive(self._own)
@@ -221,15 +229,19 @@ class ParameterWatch:
 
     def rest(self) -> None:
         """Remove the gradient hooks: no backward of this step is to come."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for hooked in self._hooked:
+            hooked.remove()
+        self._hooked.clear()
 
     def release(self) -> None:
         """Remove the gradient hooks and forget the step."""
         self.rest()
         self._own.clear()
         self._pending.clear()
+
+
+def _clear(hooked: list[Hooked], _: object) -> None:
+    hooked.clear()
 
 
 def _alive(

@@ -25,7 +25,7 @@ class Schedule:
 
     def __init__(self, options: Options, clock: Callable[[], float] = time.perf_counter) -> None:
         self._options = options
-        self.budget = Budget(options.max_overhead, clock)
+        self.budget = Budget(options.max_overhead, clock, first={"record": options.log_every_n_steps})
         self._next = {"watch": options.start_step, "record": options.start_step}
         self._due_before = dict(self._next)
         self._decided = self._recorded = -1

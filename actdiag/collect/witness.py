@@ -28,7 +28,9 @@ class Witness:
 
     def note(self) -> None:
         """The optimizer has just stepped."""
-        self._version += self.changes()
+        parameter = self._parameter()
+        if parameter is not None:
+            self._version = parameter._version
 
     def changes(self) -> int:
         """How often the parameter was changed since."""
