@@ -11,19 +11,24 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from actdiag import Monitor
+from actdiag.collect import collector, sending
+from actdiag.collect.arena import Arenas
 from actdiag.collect.layout import Units, arrange
-from actdiag.collect.reducing import Asked, Eager, Reduction
+from actdiag.collect.reducing import Asked, Eager, Reducer, Reduction
 from actdiag.collect.tiling import Limits
 from actdiag.collect.triton_reducer import Triton
+from actdiag.snapshot import Snapshot
+from actdiag.write.memory import MemoryWriter
 from tests.oracle import statistics
 from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
 from tests.test_no_sync import Spy
@@ -160,6 +165,73 @@ def test_a_tensor_takes_two_launches_and_its_gradient_two(shape: tuple[int, ...]
 
 def bits(found: Reduction) -> list[bytes]:
     return [x.numpy().tobytes() for x in found if x is not None]
+
+
+def test_sums_lie_in_the_buffer_of_the_step_and_evidence_about_units_does_not() -> None:
+    """What a watched unit has opened is kept from step to step; all else is given up with the buffer."""
+    arenas = Arenas()
+    made = Triton(device="cpu", limits=SMALL, arenas=arenas)
+    x = tensor_of((6, 5, 4), seed=1, dtype=torch.float32, bad=0.1, memory="plain")
+    units = arrange(x, 1)
+    for step in range(3):
+        arenas.begin()
+        found = made.reduce(units, FACTS["RELU"], EVERYTHING)
+        (sums_4, octaves), (expected_4, expected) = (one.gradient(x, octaves=True) for one in (made, Eager()))
+        same(found, Eager().reduce(units, FACTS["RELU"], EVERYTHING), x.numel(), near=NEAR)
+        torch.testing.assert_close(sums_4, expected_4, equal_nan=True)
+        assert octaves is not None and expected is not None and known(octaves) == known(expected)
+        arena = arenas.of(x.device)
+        inside = [found.columns_5C, found.counts_2, found.octaves, found.gate_4, sums_4, octaves]
+        assert all(one is not None and (arena.place(one) is None) == (step == 0) for one in inside)
+        assert found.open_C is not None and arena.place(found.open_C) is None
+        assert step == 0 or arena.used.numel() == 5 * 5 + 2 * (6 + 512)
+
+
+def test_a_training_is_told_from_the_buffer_as_it_is_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One copy a recorded step, read one step later; layers that run twice, and micro-batches, merge."""
+    copies: list[int] = []
+
+    class Coming:
+        def __init__(self, tensors: Sequence[Tensor]) -> None:
+            copies.append(len(tensors))
+            self._hosts = [x.clone() for x in tensors]
+
+        def read(self) -> list[Tensor]:
+            return self._hosts
+
+    def trained(made: Callable[[Arenas], Reducer]) -> list[Snapshot]:
+        torch.manual_seed(0)
+        shared = nn.ReLU()
+        model = nn.Sequential(nn.Linear(4, 8), shared, nn.Linear(8, 8), shared, nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        writer = MemoryWriter()
+        with monkeypatch.context() as patch:
+            patch.setattr(collector, "reducer", made)
+            monitor = Monitor(
+                model, optimizer, writers=[writer], log_every_n_steps=1, watch_every_n_steps=1, max_overhead=None
+            )
+            for _ in range(5):
+                optimizer.zero_grad()
+                for _ in range(2):
+                    model(torch.randn(6, 4)).square().mean().backward()
+                optimizer.step()
+            monitor.close()
+        return writer.snapshots
+
+    expected = trained(lambda arenas: Eager())
+    monkeypatch.setattr(sending, "LATE_DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(sending, "Coming", Coming)
+    found = trained(lambda arenas: Triton(device="cpu", limits=SMALL, arenas=arenas))
+    assert copies == [1] * 5 and [s.step for s in found] == [s.step for s in expected] == list(range(5))
+    for a, b in zip(found, expected, strict=True):
+        assert list(a.sites) == list(b.sites) and len(a.sites) == 6
+        for name, site in a.sites.items():
+            other = b.sites[name]
+            for value in ("mean", "std", "rms", "grad_rms", "zero_fraction", "dead_units", "evidence_samples"):
+                told, wanted = getattr(site, value), getattr(other, value)
+                assert (told is None) == (wanted is None), (name, value)
+                assert told is None or told == pytest.approx(wanted, rel=1e-5, abs=1e-7), (name, value)
+            assert site.histogram == other.histogram
 
 
 @pytest.mark.parametrize("memory", ["plain", "channels_last", "strided"])

@@ -114,10 +114,36 @@ COST = {
         ("a step to be repeated is kept waiting", "self._ranks.merging or now.again", "self._ranks.merging"),
         ("a step on its way is of the next epoch", "epoch=coming.epoch, ", ""),
     ],
-    ("collect/readout.py", "test_late"): [
+    ("collect/sending.py", "test_late"): [
         ("what is sent for later is shared", "[array.copy() for array in arrays] if late else arrays", "arrays"),
         ("nothing comes later", "comes = late and device.type in LATE_DEVICES", "comes = False"),
-        ("what comes is cut in the wrong places", "for _, tensor in items])[:-1]", "for _, tensor in items])[1:]"),
+        ("what comes is cut in the wrong places", "_Place(*both, False)", "_Place(both[0] + 1, both[1] + 1, False)"),
+    ],
+    ("collect/arena.py", "test_arena"): [
+        ("two tensors lie in one place", "        self._used += size\n", ""),
+        ("a step writes where the one before has written", "        self._buffers.reverse()\n", ""),
+        ("a buffer never grows", " or self._buffers[0].numel() < self._wanted", ""),
+        ("a buffer has no limit", "min(math.ceil(self._wanted * _SLACK), MOST)", "math.ceil(self._wanted * _SLACK)"),
+        ("a graph writes into the buffer", " or capturing(self._device):", ":"),
+        ("a buffer is made inside of a graph", "        if not capturing(self._device):\n", "        if True:\n"),
+        ("what lies beyond the end lies in the buffer", " and at + x.numel() <= self._used", ""),
+        ("what lies before it lies in the buffer", "at >= 0 and ", ""),
+        ("a strided part lies in a row", " or not x.is_contiguous()", ""),
+        ("what is not as large as a number lies in it", " or x.element_size() != 8", ""),
+    ],
+    ("collect/sending.py", "test_arena"): [
+        ("integers are read as floats", "start is not None and x.dtype == torch.int64", "False"),
+        ("what was copied is read as integers", "start is not None and x.dtype", "x.dtype"),
+        ("what does not lie in the buffer is not copied there", "out=tail)\n", "out=tail.clone())\n"),
+        ("all of it is put together once more", "    if found is not None:\n        return found\n", ""),
+    ],
+    ("collect/triton_reducer.py", "test_triton"): [
+        (
+            "evidence is given up with the step",
+            "open_C = empty(asked.open, count)",
+            "open_C = arena.take(count) if asked.open else None",
+        ),
+        ("sums lie outside of the buffer", "sums_6 = arena.take(6) if summed else None", "sums_6 = empty(summed, 6)"),
     ],
     ("collect/recording.py", "test_late"): [
         ("openings on their way are counted again", "    if late:\n        collector.told()\n", ""),

@@ -37,7 +37,7 @@ TRITON = {
         ("every element has an octave on a GPU", "every = stride_of(x.numel())", "every = 1 + 0 * stride_of(x.numel())"),
         ("what only counts openings does not compile", "torch.empty(0, BINS, dtype=torch.int32, device=x.device), None)", "None, None)  # type: ignore[arg-type]"),
         ("a kernel that fails is tried again", "self._failed = True", "pass"),
-        ("in a graph anything may be compiled", "(None if _capturing(x) else self._prepare(units, read))", "self._prepare(units, read)"),
+        ("in a graph anything may be compiled", "(None if capturing(x.device) else self._prepare(units, read))", "self._prepare(units, read)"),
         ("a graph shares a table", "known = known._replace(table=table_of(read, x.device))", "pass"),
         ("every layout is remembered", "if len(self._known) >= _MOST_KNOWN:", "if False:"),
         ("a layout is a shape", "return x.device, x.dtype, x.shape, x.stride(), x.data_ptr() % 16", "return x.device, x.dtype, x.shape"),
@@ -47,6 +47,6 @@ TRITON = {
         ("a GPU's kernels cannot be left out", 'os.environ.get("ACTDIAG_FUSED", "1") != "0" and ', ""),
     ],
     ("collect/fused.py", "test_triton"): [
-        ("no tensor of a GPU is reduced by its kernels", "return Triton(host) if wanted() else host", "return host"),
+        ("no tensor of a GPU is reduced by its kernels", "return Triton(host, arenas=arenas) if wanted() else host", "return host"),
     ],
 }  # fmt: skip

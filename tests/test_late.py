@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from actdiag import Monitor
-from actdiag.collect import readout, recorder
-from actdiag.collect.readout import Sent
+from actdiag.collect import recorder, sending
+from actdiag.collect.arena import Arenas
+from actdiag.collect.sending import Sent
 from actdiag.outlet import FindingError
 from actdiag.snapshot import Snapshot
 from actdiag.write.memory import MemoryWriter
@@ -40,8 +41,8 @@ class Coming:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     happened.clear()
-    monkeypatch.setattr(readout, "LATE_DEVICES", frozenset({"cpu"}))
-    monkeypatch.setattr(readout, "Coming", Coming)
+    monkeypatch.setattr(sending, "LATE_DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(sending, "Coming", Coming)
 
 
 class Loop:
@@ -86,8 +87,8 @@ def test_what_comes_later_is_what_came_at_once(monkeypatch: pytest.MonkeyPatch) 
         at_once.run(10)
         at_once.monitor.close()
         with monkeypatch.context() as patch:
-            patch.setattr(readout, "LATE_DEVICES", frozenset({"cpu"}))
-            patch.setattr(readout, "Coming", Coming)
+            patch.setattr(sending, "LATE_DEVICES", frozenset({"cpu"}))
+            patch.setattr(sending, "Coming", Coming)
             late = Loop(log_every_n_steps=every)
             late.run(10)
             late.monitor.close()
@@ -119,7 +120,7 @@ def test_a_state_that_is_saved_holds_the_step_that_was_on_its_way(
     late = Loop()
     late.run(4)
     state = late.monitor.state_dict()
-    monkeypatch.setattr(readout, "LATE_DEVICES", frozenset())
+    monkeypatch.setattr(sending, "LATE_DEVICES", frozenset())
     at_once = Loop()
     at_once.run(4)
     assert str(at_once.monitor.state_dict()["collector"]) == str(state["collector"])
@@ -188,7 +189,7 @@ def test_what_is_sent_for_later_does_not_change_with_the_tensors() -> None:
     x, names = torch.arange(4.0), ("site", "counts", "sums")
     for late, expected in ((True, [0.0, 1.0, 2.0, 3.0]), (False, [9.0] * 4)):
         own = x.clone()
-        sent = Sent({own.device: [(names, own)]}, late=late)
+        sent = Sent({own.device: [(names, own)]}, Arenas(), late=late)
         own.fill_(9.0)
         assert sent.read()["site"]["counts"]["sums"].tolist() == expected
 
@@ -196,6 +197,6 @@ def test_what_is_sent_for_later_does_not_change_with_the_tensors() -> None:
 def test_what_comes_from_a_device_has_the_shapes_of_the_tensors(device: None) -> None:
     tensors = [torch.arange(6).reshape(2, 3), torch.tensor(7.0), torch.zeros(0), torch.ones(5, dtype=torch.float64)]
     items = [(("site", "group", str(i)), x) for i, x in enumerate(tensors)]
-    found = Sent({torch.device("cpu"): items}, late=True).read()["site"]["group"]
+    found = Sent({torch.device("cpu"): items}, Arenas(), late=True).read()["site"]["group"]
     for i, x in enumerate(tensors):
         assert found[str(i)].dtype == "float64" and found[str(i)].tolist() == x.tolist()

@@ -101,7 +101,7 @@ def test_the_reductions_run_on_a_fake_accelerator_where_every_read_raises(device
 
 
 def test_R17_a_recorded_step_is_read_out_once_and_a_watched_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actdiag.collect.readout import Sent
+    from actdiag.collect.sending import Sent
 
     fetches: list[int] = []
     read = Sent.read

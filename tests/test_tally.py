@@ -22,9 +22,10 @@ from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word, pack, unpack
 from actdiag.collect.placing import place
 from actdiag.collect.ranks import parcels_joined
-from actdiag.collect.readout import Readout, count_up, owner_of, queue_records, queue_site, seen_of
+from actdiag.collect.readout import count_up, owner_of, queue_records, queue_site, seen_of
 from actdiag.collect.recent import Recent
 from actdiag.collect.records import ParameterRecord
+from actdiag.collect.sending import Readout
 from actdiag.collect.site import Site
 from actdiag.collect.spread import Share, Term
 from actdiag.collect.tally import FLAGS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally

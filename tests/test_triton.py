@@ -288,7 +288,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
     """The tables that launches are given."""
     seen: list[Tensor | None] = []
 
-    def launch(units: Units, known: Any, asked: Asked) -> Reduction:
+    def launch(units: Units, known: Any, asked: Asked, arena: Any) -> Reduction:
         seen.append(known.table)
         return Reduction()
 
@@ -310,7 +310,7 @@ def test_in_a_graph_only_what_has_run_before_is_launched_and_no_table_is_shared(
     made.reduce(small, FACTS["GELU"], EVERYTHING)
     made.reduce(small, FACTS["GELU"], EVERYTHING)
     assert launched[0] is not None and launched[1] is launched[0]
-    monkeypatch.setattr(triton_reducer, "_capturing", lambda x: True)
+    monkeypatch.setattr(triton_reducer, "capturing", lambda device: True)
     found = made.reduce(large, FACTS["GELU"], EVERYTHING)
     assert len(launched) == 2 and found.columns_5C is not None, "it may have to be compiled: torch does it"
     made.reduce(small, FACTS["GELU"], EVERYTHING)
@@ -332,7 +332,7 @@ def test_what_is_remembered_of_layouts_does_not_grow_without_end(
 def test_a_layout_is_not_taken_for_another(launched: list[Tensor | None], monkeypatch: pytest.MonkeyPatch) -> None:
     made, x = Triton(device="cpu"), torch.randn(8, 8)
     made.reduce(arrange(x, 1), FACTS["RELU"], EVERYTHING)
-    monkeypatch.setattr(triton_reducer, "_capturing", lambda x: True)
+    monkeypatch.setattr(triton_reducer, "capturing", lambda device: True)
     others = [x.t(), x.half(), x[:7], torch.randn(65)[1:].view(8, 8)]
     for other in others:
         made.reduce(arrange(other, 1), FACTS["RELU"], EVERYTHING)

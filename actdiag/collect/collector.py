@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.arena import Arenas
 from actdiag.collect.attachment import Attachment
 from actdiag.collect.dims import UnitDims
 from actdiag.collect.functional import FunctionHook
@@ -47,22 +48,19 @@ class Collector:
         self._observed = {target.name for target in self.targets if target.facts is not None}
         self.sites: dict[tuple[str, int], Site] = {}
         self.scope = Scope()
-        self.reducer = reducer()
-        self.recording = False
-        self.single = False
+        self.arenas = Arenas()
+        self.reducer = reducer(self.arenas)
+        self.recording = self.single = False
         self.step = 0
         self.memory = Memory(options.window_samples)
-        self.histograms = options.histograms
-        self.gradients = options.gradients
-        self.functional = options.functional
+        self.histograms, self.gradients, self.functional = options.histograms, options.gradients, options.functional
         self.on_forward: Callable[[], None] | None = None
         self.on_gradient: Callable[[], None] | None = None
-        self._generation = 0
         self.needs_scope = False
         self._input: dict[str, str] = {}
         self.dims = UnitDims(options.unit_dims)
         self.parallel = find_parallel(models.values())
-        self._order = 0
+        self._order = self._generation = 0
         self._failed: set[str] = set()
         self._gates = Gates()
         self._functions: dict[tuple[str, ActivationFacts], FunctionHook] = {}
@@ -143,6 +141,8 @@ class Collector:
         self.step, self.recording, self.single = step, recording, False
         self.scope.clear()
         self._order = 0 if recording else self._order
+        if recording:
+            self.arenas.begin()
         for site in self.sites.values():
             site.begin(recording=recording)
         self.attach()

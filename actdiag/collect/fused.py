@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.arena import Arenas
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.kernel import kernel
 from actdiag.collect.layout import Units
@@ -29,10 +30,13 @@ _MOMENTS, _GATE, _OPEN = 1, 2, 4
 _SHARED = 1 << 16
 
 
-def reducer() -> Reducer:
-    """The fused reducer where its kernel can be had, else the lean one; with Triton's where there may be a GPU."""
+def reducer(arenas: Arenas | None = None) -> Reducer:
+    """The fused reducer where its kernel can be had, else the lean one; with Triton's where there may be a GPU.
+
+    `arenas`: where what that one counts is to lie.
+    """
     host: Reducer = Lean() if kernel() is None else Fused()
-    return Triton(host) if wanted() else host
+    return Triton(host, arenas=arenas) if wanted() else host
 
 
 class Fused:

@@ -1,31 +1,24 @@
-"""From the sums on the devices to the Tally of this rank: one copy a device, then plain numbers on the host.
+"""From what sites and parameters have added up to the Tally of this rank: what is sent, and what is made of it.
 
 Legend: S sites, K sums, C units of all sites in a row, W watched units in a row, P parameters, V values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
-from actdiag.collect.coming import Coming
 from actdiag.collect.records import ParameterRecord, pack_record
+from actdiag.collect.sending import Fetched, Numbers, Readout
 from actdiag.collect.site import Site
 from actdiag.collect.tally import SUMS, VALUES, Layout, ParameterRow, Piece, SiteRow, Tally, Times
 from actdiag.snapshot import Role
 
-Numbers = NDArray[Any]
 Groups = Mapping[str, Mapping[str, Numbers]]
-_Names = tuple[str, str, str]
-Fetched = dict[str, dict[str, dict[str, Numbers]]]
-"""Owner (site or parameter) -> group -> name -> numbers."""
 
 _SUMS_OF = {
     "counts": ("zeros", "nonfinite"),
@@ -41,79 +34,6 @@ _PLACES = {
 _NUMBERS = "#numbers"
 """Under which the numbers of all parameters travel; no site or parameter has this name."""
 _ELEMENTS = slice(SUMS.index("elements"), SUMS.index("samples") + 1)
-
-
-LATE_DEVICES = frozenset({"cuda"})
-"""Of these a copy is on its way while the host goes on."""
-
-
-class Sent:
-    """Numbers on their way to the host, one copy a device.
-
-    `late`: they are read after more has been observed. Copies of CUDA tensors go into pinned memory then and are not
-    waited for; what is on the host already is copied too. Else it still shares its memory with the tensors: it holds
-    until they are written to again.
-    """
-
-    def __init__(self, waiting: Mapping[torch.device, Sequence[tuple[_Names, Tensor]]], *, late: bool) -> None:
-        self._parts = [([(names, x.shape) for names, x in items], _reader(items, late)) for items in waiting.values()]
-
-    def read(self) -> Fetched:
-        """Arrays in the tensors' shapes. Waits for them: the one synchronization of a recorded step."""
-        found: Fetched = {}
-        for places, read in self._parts:
-            for ((owner, group, name), shape), numbers in zip(places, read(), strict=True):
-                found.setdefault(owner, {}).setdefault(group, {})[name] = numbers.reshape(tuple(shape))
-        return found
-
-
-def _reader(items: Sequence[tuple[_Names, Tensor]], late: bool) -> Callable[[], list[Numbers]]:
-    """Sends the tensors of one device; what gives them, each flat or in its shape."""
-    device = items[0][1].device
-    comes = late and device.type in LATE_DEVICES
-    if device.type == "cpu" and not comes:
-        arrays = [tensor.numpy() for _, tensor in items]
-        arrays = [array.copy() for array in arrays] if late else arrays
-        return lambda: arrays
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([_flat(tensor, dtype) for _, tensor in items])
-    ends = np.cumsum([tensor.numel() for _, tensor in items])[:-1]
-    coming = Coming([flat]) if comes else None
-    host = flat.cpu() if coming is None else None
-
-    def read() -> list[Numbers]:
-        arrived = host if coming is None else coming.read()[0]
-        assert arrived is not None
-        return np.split(arrived.numpy().astype(np.float64, copy=False), ends)
-
-    return read
-
-
-class Readout:
-    """Tensors waiting to be sent to the host together."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[torch.device, list[tuple[_Names, Tensor]]] = {}
-
-    def add(self, owner: str, group: str, name: str, tensor: Tensor) -> None:
-        """Queue a tensor under three names."""
-        self._waiting.setdefault(tensor.device, []).append(((owner, group, name), tensor))
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the host need not wait for what is waiting."""
-        return any(device.type in LATE_DEVICES for device in self._waiting)
-
-    def send(self, *, late: bool = False) -> Sent:
-        """Send everything that was queued."""
-        waiting, self._waiting = self._waiting, {}
-        return Sent(waiting, late=late)
-
-
-def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if x.dtype != dtype:
-        x = x.to(dtype)
-    return x if x.ndim == 1 else x.reshape(-1)
 
 
 def owner_of(key: str, index: int) -> str:

@@ -13,11 +13,12 @@ from actdiag.collect.memory import Memory
 from actdiag.collect.parallel import Place
 from actdiag.collect.parcel import Word
 from actdiag.collect.ranks import Ranks
-from actdiag.collect.readout import Readout, SeenSite, Sent, count_up, owner_of, queue_records, queue_site, seen_of
+from actdiag.collect.readout import SeenSite, count_up, owner_of, queue_records, queue_site, seen_of
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.roles import settle_roles
 from actdiag.collect.scaler import ScaleWatch
 from actdiag.collect.scales import Divisors
+from actdiag.collect.sending import Readout, Sent
 from actdiag.collect.tally import SUMS, Layout, Tally
 from actdiag.snapshot import Snapshot
 
@@ -53,7 +54,7 @@ def gather(
 
     `may_wait`: the numbers may be read after the next step, if they come from a device that works by itself.
     """
-    found, out = collector.seen(), Readout()
+    found, out = collector.seen(), Readout(collector.arenas)
     for key, index, site in found:
         queue_site(out, owner_of(key, index), site)
     queue_records(out, records)

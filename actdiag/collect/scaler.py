@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.optim import Optimizer
 
-from actdiag.collect.readout import Fetched, Readout
 from actdiag.collect.saved import number, whole
 from actdiag.collect.scales import Scales
+from actdiag.collect.sending import Fetched, Readout
 
 _OWNER = "\0scaler"
 """Under which the numbers travel; no site or parameter can be named so."""

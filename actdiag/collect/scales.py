@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from actdiag.collect.readout import Fetched, Readout
 from actdiag.collect.records import ParameterRecord
+from actdiag.collect.sending import Fetched, Readout
 
 _OWNER = "\0scales"
 """Under which the numbers travel; no site or parameter can be named so."""

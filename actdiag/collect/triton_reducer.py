@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from actdiag.collect.activations import ActivationFacts
+from actdiag.collect.arena import Arena, Arenas, capturing
 from actdiag.collect.histogram import BINS, stride_of
 from actdiag.collect.layout import Units
 from actdiag.collect.number import Number
@@ -72,12 +73,20 @@ class Triton:
     the tensors; "cpu" under Triton's interpreter.
     """
 
-    def __init__(self, rest: Reducer | None = None, *, device: str = "cuda", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        rest: Reducer | None = None,
+        *,
+        device: str = "cuda",
+        limits: Limits | None = None,
+        arenas: Arenas | None = None,
+    ) -> None:
         self._rest: Reducer = rest or Eager()
         self._device, self._limits = device, limits or Limits()
         self._failed = False
         self._known: dict[tuple[Any, ...], _Known | None] = {}
         self._tables: dict[tuple[ActivationFacts, torch.device], Tensor | None] = {}
+        self._arenas = arenas or Arenas()
 
     def reduce(self, units: Units, facts: ActivationFacts | None, asked: Asked) -> Reduction:
         """See Reducer. Two launches, and eager ones for a gate that the kernel does not know."""
@@ -135,12 +144,12 @@ class Triton:
         read = facts if ours.gate or ours.open else None
         x = units.x
         key = (units.unit_dim, ours, read, *_layout(x))
-        known = self._known.get(key) or (None if _capturing(x) else self._prepare(units, read))
+        known = self._known.get(key) or (None if capturing(x.device) else self._prepare(units, read))
         if known is None:
             return None
-        if known.table is not None and read is not None and _capturing(x):
+        if known.table is not None and read is not None and capturing(x.device):
             known = known._replace(table=table_of(read, x.device))
-        found = _launch(units, known, ours)
+        found = _launch(units, known, ours, self._arenas.of(x.device))
         self._remember(key, known)
         if unknown:
             found = found._replace(gate_4=self._rest.reduce(units, facts, Asked(gate=True)).gate_4)
@@ -165,9 +174,9 @@ class Triton:
     def _gradient(self, g: Tensor, octaves: bool) -> tuple[Tensor, Tensor | None] | None:
         at = _flat(g)
         key = ("gradient", octaves, *_layout(g))
-        if at is None or (key not in self._known and _capturing(g)):
+        if at is None or (key not in self._known and capturing(g.device)):
             return None
-        found = _launch_gradient(g, at, octaves, self._limits)
+        found = _launch_gradient(g, at, octaves, limits=self._limits, arena=self._arenas.of(g.device))
         self._remember(key, None)
         return found
 
@@ -175,10 +184,6 @@ class Triton:
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
-def _capturing(x: Tensor) -> bool:
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _layout(x: Tensor) -> tuple[Any, ...]:
@@ -196,17 +201,17 @@ def _units_inner(units: Units) -> bool:
     return units.x.shape[position] == 1 or units.x.stride(units.unit_dim) <= units.x.stride(position)
 
 
-def _octaves(x: Tensor, wanted: bool) -> _Octaves:
+def _octaves(x: Tensor, wanted: bool, arena: Arena) -> _Octaves:
     if not wanted:  # the kernel has code for them that does not run
         return _Octaves(1, 0, 0, torch.empty(0, BINS, dtype=torch.int32, device=x.device), None)
     every = stride_of(x.numel())
     sampled = -(-x.numel() // every)
     blocks = -(-sampled // OCTAVE_BLOCK)
     parts_BE = torch.empty(blocks, BINS, dtype=torch.int32, device=x.device)
-    return _Octaves(every, sampled, blocks, parts_BE, torch.empty(BINS, dtype=torch.int64, device=x.device))
+    return _Octaves(every, sampled, blocks, parts_BE, arena.take(BINS, dtype=torch.int64))
 
 
-def _launch(units: Units, known: _Known, asked: Asked) -> Reduction:
+def _launch(units: Units, known: _Known, asked: Asked, arena: Arena) -> Reduction:
     from actdiag.collect.triton_kernel import reduce_parts
     from actdiag.collect.triton_merge import merge_parts
 
@@ -217,11 +222,13 @@ def _launch(units: Units, known: _Known, asked: Asked) -> Reduction:
         return torch.empty(shape, dtype=dtype, device=x.device) if wanted else None
 
     summed = asked.moments or asked.gate
-    octaves = _octaves(x, asked.octaves)
+    octaves = _octaves(x, asked.octaves, arena)
     units_K5C = empty(asked.moments, tiling.parts, 5, count)
     open_KC = empty(asked.open, tiling.parts, count, dtype=torch.int32)
     sums_5B = empty(summed, 5, tiling.programs)
-    columns_5C, open_C, sums_6 = empty(asked.moments, 5, count), empty(asked.open, count), empty(summed, 6)
+    columns_5C = arena.take(5, count) if asked.moments else None
+    sums_6 = arena.take(6) if summed else None
+    open_C = empty(asked.open, count)  # is kept from step to step
     steps = (x.stride(0), x.stride(3 - units.unit_dim), x.stride(units.unit_dim))
     reduce_parts[(octaves.blocks + tiling.programs,)](
         x, known.table, units_K5C, open_KC, sums_5B, octaves.parts_BE, samples, positions, count, *steps,
@@ -263,18 +270,18 @@ def _flat(g: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
 
 
 def _launch_gradient(
-    g: Tensor, at: tuple[tuple[int, ...], tuple[int, ...], bool], wanted: bool, limits: Limits
+    g: Tensor, at: tuple[tuple[int, ...], tuple[int, ...], bool], wanted: bool, *, limits: Limits, arena: Arena
 ) -> tuple[Tensor, Tensor | None]:
     from actdiag.collect.triton_kernel import gradient_parts
     from actdiag.collect.triton_merge import merge_parts
 
-    n, octaves, size = g.numel(), _octaves(g, wanted), max(1, limits.tile // 2)
+    n, octaves, size = g.numel(), _octaves(g, wanted, arena), max(1, limits.tile // 2)
     (_, *sizes), strides, dense = at
     blocks = -(-n // size)
     per_program = -(-blocks // min(blocks, limits.programs))
     programs = -(-blocks // per_program)
     sums_5B = torch.empty(5, programs, dtype=torch.float64, device=g.device)
-    sums_6 = torch.empty(6, dtype=torch.float64, device=g.device)
+    sums_6 = arena.take(6)
     gradient_parts[(octaves.blocks + programs,)](
         g, sums_5B, octaves.parts_BE, n, *sizes, *strides, per_program, octaves.blocks, octaves.sampled, octaves.every,
         DENSE=dense, SIZE=size, **_OPTIONS,
