@@ -5,7 +5,9 @@ what a part calls of another is counted there. *Elsewhere* is what the observed 
 parts: torch's dispatch of hooks, and its own operators, which find less of their data in the cache. The stopwatch
 itself costs about a microsecond a call, and its table is one process: no evidence for a few percent.
 
-    python benchmarks/parts.py [--models mlp,cnn,gpt] [--steps 30] [--append docs/cost.md]
+Of a compiled model the operators that observe are among *elsewhere*.
+
+    python benchmarks/parts.py [--models mlp,cnn,gpt] [--steps 30] [--compiled] [--append docs/cost.md]
 """
 
 from __future__ import annotations
@@ -102,11 +104,11 @@ def instrumented(watch: Stopwatch) -> Iterator[None]:
             setattr(place, name, work)
 
 
-def profile(name: str, steps: int) -> dict[str, float]:
+def profile(name: str, steps: int, *, compiled: bool = False) -> dict[str, float]:
     """Milliseconds of a bare step, of the observed one, and of each part of it; medians of steps."""
     torch.set_num_threads(1)
-    bare = stepper(MODELS[name])[2]
-    model, optimizer, seen = stepper(MODELS[name])
+    bare = stepper(MODELS[name], compiled=compiled)[2]
+    model, optimizer, seen = stepper(MODELS[name], compiled=compiled)
     watch, told = Stopwatch(), defaultdict[str, list[float]](list)
     writer = TensorBoardWriter(tempfile.mkdtemp())
     with instrumented(watch), Monitor(model, optimizer, writers=[writer], **EVERY_STEP):
@@ -132,10 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="mlp,cnn,gpt")
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--compiled", action="store_true", help="by torch.compile")
     parser.add_argument("--append", type=Path, help="append the table to this page")
     given = parser.parse_args()
     names = given.models.split(",")
-    found = [profile(name, given.steps if name != "mlp" else 10 * given.steps) for name in names]
+    steps = {name: given.steps * (10 if name == "mlp" else 1) for name in names}
+    found = [profile(name, steps[name], compiled=given.compiled) for name in names]
     lines = [
         f"`{' '.join(['python benchmarks/parts.py', *sys.argv[1:]])}`: torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs, one thread, one process.",

@@ -296,7 +296,7 @@ def test_R50_a_probe_that_fails_is_switched_off_with_one_warning(
         raise RuntimeError("probe is broken")
 
     model, optimizer = small()
-    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas: Eager())
     monkeypatch.setattr("actdiag.collect.reducing.measure_gate", broken)
     with Monitor(model, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
         for _ in range(3):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pieces
 import pytest
 import torch
 from overhead import EVERY_STEP, VARIANTS, Clock, after_forward, faults, measure, operators
@@ -44,13 +46,13 @@ def test_a_recorded_step_adds_six_operators_a_tensor_and_reads_no_value_back(nam
 
 @pytest.mark.parametrize("name", ["mlp", "lstm"])
 def test_without_a_compiler_it_is_twelve(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actdiag.collect.collector.reducer", Lean)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas: Lean())
     operators, reads, tensors = added(name, tmp_path, **EVERY_STEP)
     assert reads == 0 and operators <= 12 * tensors, f"{operators} operators for {tensors} tensors"
 
 
 def test_with_the_eager_functions_alone_it_is_twenty_seven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas: Eager())
     operators, reads, tensors = added("mlp", tmp_path, **EVERY_STEP)
     assert reads == 0 and operators <= 27 * tensors, f"{operators} operators for {tensors} tensors"
 
@@ -115,6 +117,16 @@ def test_a_budget_is_measured_after_it_has_settled(variant: str, pairs: int) -> 
     assert told["wall"] > 0 and (0.0 if variant.startswith("budget") else FREE_SECONDS) == budget.FREE_SECONDS
     measure("mlp", "A/A control", 2)
     assert budget.FREE_SECONDS == FREE_SECONDS
+
+
+@pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")
+def test_pieces_are_told_in_reads_of_a_tensor_and_beside_what_is_written_by_hand() -> None:
+    head, _, *rows, empty, sentence = pieces.table(32 * 64 * 16, 1)
+    assert head.startswith("| reads of 32,768 float32 | ReLU") and empty == "" and len(rows) == 5
+    numbers = {row.split("|")[1].strip(): [float(cell) for cell in row.split("|")[2:-1]] for row in rows}
+    assert set(numbers) > {"C kernel", "by hand"} and all(len(n) == 4 and min(n) > 0 for n in numbers.values())
+    curves, *_ = (int(found) for found in re.findall(r"for (\d+) curves", sentence))
+    assert curves > 30 and "By hand a scalar takes" in sentence
 
 
 @pytest.mark.skipif(kernel() is None, reason="no C compiler; apt-get install gcc")

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import compress
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from actdiag.collect.gradients import UPDATE_SAMPLE, Accumulated, Hooked, dense, has_norm, queue_callback, sample
+from actdiag.collect.gradients import UPDATE_SAMPLE, Accumulated, Hooks, dense, has_norm, queue_callback, sample
 from actdiag.collect.records import ParameterRecord
 from actdiag.collect.reducing import Eager, Reducer
 from actdiag.collect.sites import clean_names
@@ -36,10 +35,8 @@ class ParameterWatch:
     ) -> None:
         """`several`: processes train together, and what a backward leaves is not final before its very end."""
         self._reducer = reducer or Eager()
-        self._hooked: list[Hooked] = []
-        # a hook holds the parameter until the forward: it must not outlive the model
-        let_go = partial(_clear, self._hooked)
-        self._models = [(name, weakref.ref(module, let_go)) for name, module in named]
+        self._hooks = Hooks(lasting=several)
+        self._models = [(name, weakref.ref(module, self._hooks.forget)) for name, module in named]
         self._fail = fail
         self._several = several
         self._asked: set[int] = set()
@@ -64,19 +61,18 @@ class ParameterWatch:
                 share = flat.get(id(parameter)) or share_of(parameter)
                 record = ParameterRecord(name, parameter, share)
                 record.flat = id(parameter) in flat
-                self._watch_one(record, parameter)
-
-    def _watch_one(self, record: ParameterRecord, parameter: nn.Parameter) -> None:
-        own = weakref.ref(parameter)
-        self._own.append((own, record))
-        if parameter.requires_grad and parameter.is_leaf:
-            hook = Accumulated(record, own, self._fail, self._wait_for)
-            self._hooked.append(Hooked(hook, parameter, lasting=self._several))
+                self._own.append((weakref.ref(parameter), record))
+        self._hooks.put(
+            [
+                (p, Accumulated(record, weakref.ref(p), self._fail, self._wait_for))
+                for p, record in self._alive()
+                if p.requires_grad and p.is_leaf
+            ]
+        )
 
     def renew(self) -> None:
         """A forward begins: a model that was moved since `watch` is followed."""
-        for hooked in self._hooked:
-            hooked.renew()
+        self._hooks.renew()
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
         return _alive(self._own)
@@ -229,19 +225,13 @@ class ParameterWatch:
 
     def rest(self) -> None:
         """Remove the gradient hooks: no backward of this step is to come."""
-        for hooked in self._hooked:
-            hooked.remove()
-        self._hooked.clear()
+        self._hooks.remove()
 
     def release(self) -> None:
         """Remove the gradient hooks and forget the step."""
         self.rest()
         self._own.clear()
         self._pending.clear()
-
-
-def _clear(hooked: list[Hooked], _: object) -> None:
-    hooked.clear()
 
 
 def _alive(
