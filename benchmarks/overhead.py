@@ -144,7 +144,7 @@ def observed(variant: str, folder: str, parts: tuple[Any, Any, Callable[[], None
     if options is None:
         return step, None
     monitor = Monitor(model, optimizer, writers=[TensorBoardWriter(folder)], **options)
-    clock = monitor._session.schedule.budget._clock = Clock()
+    clock = monitor._session.schedule.budget.timeline.clock = Clock()
     return clock.timed(step), monitor
 
 

@@ -90,13 +90,13 @@ COST = {
     ("collect/budget.py", "test_left_alone"): [
         (
             "a pause is time of steps",
-            "        if self._begun is not None:\n            self._elapsed_s",
-            "        self._begun = self._begun or 0.0\n        if True:\n            self._elapsed_s",
+            "        self.timeline.restart()\n",
+            "        pass\n",
         ),
         (
             "steps left alone take no time",
-            "            self._elapsed_s += now - self._begun\n            if last",
-            "            if last",
+            "            self._elapsed_s += took_s\n",
+            "            self._elapsed_s += took_s * (what not in (_LAST, _PASSED))\n",
         ),
     ],
     ("collect/fused.py", "test_fused"): [
@@ -114,6 +114,26 @@ COST = {
         ("what is sent for later is shared", "[array.copy() for array in arrays] if late else arrays", "arrays"),
         ("nothing comes later", "comes = late and device.type in LATE_DEVICES", "comes = False"),
         ("what comes is cut in the wrong places", "_Place(*both, False)", "_Place(both[0] + 1, both[1] + 1, False)"),
+    ],
+    ("collect/timeline.py", "test_timeline"): [
+        ("the host's clock is that of its GPU", "_event() if on_gpu else self.clock()", "self.clock()"),
+        (
+            "a GPU is not waited for and yet asked",
+            "while self._waiting and _has_come(self._waiting[0].at)",
+            "while self._waiting",
+        ),
+        ("a pause is time", "        self._waiting.append(_Mark(None, None))\n", ""),
+        ("milliseconds are seconds", "float(before.elapsed_time(after)) / 1e3", "float(before.elapsed_time(after))"),
+        (
+            "an event is recorded while a graph is captured",
+            "on_gpu and torch.cuda.is_current_stream_capturing()",
+            "False",
+        ),
+        (
+            "two GPUs have one clock",
+            "    except RuntimeError:  # events of two GPUs\n        return None\n",
+            "    except ZeroDivisionError:\n        return None\n",
+        ),
     ],
     ("collect/arena.py", "test_arena"): [
         ("two tensors lie in one place", "        self._used += size\n", ""),

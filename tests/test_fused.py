@@ -400,7 +400,7 @@ NUMBERS = ("mean", "std", "rms", "mean_energy", "gate_mean", "saturated_fraction
 @compiled
 def test_a_training_is_told_the_same_by_either(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(make: Any) -> list[Any]:
-        monkeypatch.setattr("actdiag.collect.collector.reducer", make)
+        monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas, make=make: make())
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3), nn.GELU(), nn.Flatten(),

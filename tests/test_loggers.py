@@ -186,7 +186,7 @@ def test_what_a_slow_store_takes_counts_as_cost_and_lengthens_the_interval() -> 
     clock, store, model = Clock(), Slow(), Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with actdiag.Monitor(model, optimizer, writers=[store], log_every_n_steps=10, attentive=False) as monitor:
-        monitor._session.schedule.budget._clock = clock
+        monitor._session.schedule.budget.timeline.clock = clock
         for _ in range(400):
             clock.now += 0.01
             optimizer.zero_grad()

@@ -212,7 +212,7 @@ def test_R50_a_statistic_that_raises_costs_its_number_and_one_warning(
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 2))
 
-    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas: Eager())
     monkeypatch.setattr(f"{home}.{name}", broken)
     monitor = run(build, on(data(9, 4)), steps=3)
     assert [s.step for s in monitor.snapshots] == [0, 1, 2]
@@ -238,7 +238,7 @@ def test_R60_ctrl_c_inside_a_hook_of_ours_passes(what: str, monkeypatch: pytest.
     torch.manual_seed(0)
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monkeypatch.setattr("actdiag.collect.collector.reducer", Eager)
+    monkeypatch.setattr("actdiag.collect.collector.reducer", lambda arenas: Eager())
     monkeypatch.setattr(f"actdiag.collect.reducing.{what}", pressed)
     with pytest.raises(KeyboardInterrupt), Monitor(model, optimizer, max_overhead=None):
         on(data(9, 4))(model, optimizer)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from actdiag.collect.saved import items, mapping, number, whole
+from actdiag.collect.timeline import Timeline
 
 Observed = Literal["watch", "record"]
 Mode = Literal["off", "watch", "record"]
@@ -17,6 +18,8 @@ OBSERVED: tuple[Observed, ...] = ("watch", "record")
 
 FREE_SECONDS = 1.0
 """Cost that no budget saves: a run so short that this matters is over before anybody looks."""
+_LAST, _PASSED = "last", "passed"
+"""Of steps that are left alone."""
 _MIN_BASE_STEPS = 8
 _MIN_STILL_STEPS = 4
 _TRAILING = 2
@@ -28,7 +31,8 @@ _REPAYING = 0.75
 class Budget:
     """Times of whole steps, and the intervals that keep observing below a share of them.
 
-    Only step boundaries are timed, so that what a writer thread takes from the training counts too. An interval
+    Only step boundaries are timed, so that what a writer thread takes from the training counts too, and so does what
+    only a GPU does (see Timeline; its times are known a little later). An interval
     is ceil(cost / (share · base)), with medians, and never shorter than configured; at one time it grows at most
     four times and shrinks to no less than half. While more has been spent than the share (the start of a run is
     watched closely, and a new interval holds from the next observation on) three quarters of the share are aimed at.
@@ -44,8 +48,7 @@ class Budget:
         """`first`: the intervals from which those of the budget grow; 1 by default."""
         self._spent_s = self._elapsed_s = 0.0
         self._max_overhead = max_overhead
-        self._clock = clock
-        self._begun: float | None = None
+        self.timeline = Timeline(clock)
         self._base: deque[float] = deque(maxlen=64)
         self._still: deque[float] = deque(maxlen=64)
         self._observed: Observed = "watch"
@@ -58,35 +61,39 @@ class Budget:
 
     def lap(self, mode: Mode) -> None:
         """One step has ended that was observed in `mode`. The first of each kind only warms up."""
-        now = self._clock()
-        begun, self._begun = self._begun, now
-        if begun is None:
-            return
-        self._elapsed_s += now - begun
-        if mode == "off":
-            self._trail(now - begun)
-            return
+        self._learn(self.timeline.mark(mode))
+
+    def pass_over(self, *, last: bool) -> None:
+        """Steps have ended that were not observed: the last one alone, or all before it. Their time counts."""
+        self._learn(self.timeline.mark(_LAST if last else _PASSED))
+
+    def _learn(self, ended: list[tuple[str, float | None]]) -> None:
+        for what, took_s in ended:
+            if what in (_LAST, _PASSED):
+                self._position = _TRAILING
+            if took_s is None:
+                continue
+            self._elapsed_s += took_s
+            if what == _LAST:
+                self._still.append(took_s)
+            elif what == "off":
+                self._trail(took_s)
+            elif what != _PASSED:
+                self._observe("record" if what == "record" else "watch", took_s)
+
+    def _observe(self, mode: Observed, took_s: float) -> None:
+        """An observed step took so long."""
         self._observed, self._position = mode, 0
         self._settled[mode] += 1
         if not self.known:
             return
-        cost_s = max(0.0, now - begun - self._bare_s)
+        cost_s = max(0.0, took_s - self._bare_s)
         self._spent_s += cost_s
         if mode == "record":
             self.last_ms = cost_s * 1e3
         if self._settled[mode] > 1:
             self._cost[mode].append(cost_s)
             self._adapt(mode)
-
-    def pass_over(self, *, last: bool) -> None:
-        """Steps have ended that were not observed: the last one alone, or all before it. Their time counts."""
-        now = self._clock()
-        if self._begun is not None:
-            self._elapsed_s += now - self._begun
-            if last:
-                self._still.append(now - self._begun)
-            self._begun = now
-        self._position = _TRAILING
 
     def _trail(self, took_s: float) -> None:
         """A bare step that was timed: right after an observed one, what it takes more than others is of that."""
@@ -128,7 +135,7 @@ class Budget:
 
     def restart(self) -> None:
         """Something else took time (validation, a pause): the running step is not timed."""
-        self._begun = None
+        self.timeline.restart()
 
     def state(self) -> dict[str, Any]:
         """What has been learned, as plain values. The running step is left out."""
