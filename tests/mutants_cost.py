@@ -71,6 +71,11 @@ COST = {
             "            if node is not one.node:\n",
             "            if node is None:\n",
         ),
+        (
+            "a model is followed to where its validation was",
+            "if self._followed or not torch.is_grad_enabled():",
+            "if self._followed:",
+        ),
     ],
     ("collect/parameters.py", "test_copies"): [
         ("a hook outlives the model", "weakref.ref(module, self._hooks.forget)", "weakref.ref(module)"),

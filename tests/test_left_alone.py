@@ -173,6 +173,8 @@ def test_a_model_that_is_converted_and_brought_back_between_two_steps_is_followe
     optimizer = SGD(model.parameters(), lr=0.01)
     with Monitor(model, optimizer, **OPTIONS | {"log_every_n_steps": 1}) as monitor:
         update(model, optimizer)
+        with torch.no_grad():
+            model(torch.randn(2, 4))  # a validation does not know what comes after it
         model.double().float()
         optimizer.zero_grad()
         model(torch.randn(16, 4)).square().mean().backward()

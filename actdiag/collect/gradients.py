@@ -129,6 +129,7 @@ class Hooks:
     def __init__(self, *, lasting: bool) -> None:
         self._lasting = lasting
         self._hooked: list[_Hooked] = []
+        self._followed = False
 
     def put(self, given: list[tuple[torch.nn.Parameter, Accumulated]]) -> None:
         """Put a hook on each parameter; they must be leaves that require a gradient."""
@@ -136,9 +137,13 @@ class Hooks:
             [None] * len(given) if self._lasting else nodes_of([parameter for parameter, _ in given])
         )
         self._hooked += [_Hooked(*one, node) for one, node in zip(given, nodes, strict=True)]
+        self._followed = False
 
     def renew(self) -> None:
-        """Follow the parameters to the nodes that they have now."""
+        """Follow the parameters to the nodes that they have now: once, where a backward may follow."""
+        if self._followed or not torch.is_grad_enabled():
+            return
+        self._followed = True
         held = [(p, one) for one in self._hooked if one.node is not None and (p := one.of()) is not None]
         held = [(p, one) for p, one in held if p.requires_grad]
         for (parameter, one), node in zip(held, nodes_of([p for p, _ in held]), strict=True):
