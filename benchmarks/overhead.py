@@ -175,7 +175,8 @@ def measure(name: str, variant: str, pairs: int) -> dict[str, float]:
     }
     if monitor is not None and VARIANTS[variant] == EVERY_STEP:
         assert [s.step for s in monitor.snapshots] == list(range(WARM_UP + pairs))[-len(monitor.snapshots) :]
-        assert all(site.rms is not None and site.grad_rms is not None for site in hidden(monitor.latest))
+        found = hidden(monitor.latest)
+        assert found and all(site.rms is not None and site.grad_rms is not None for site in found)
     if not compiled:
         live.append(after_forward(parts[0], seen))
         (most, reads), (least, _) = operators(seen), operators(bare)

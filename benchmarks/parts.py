@@ -111,7 +111,7 @@ def profile(name: str, steps: int, *, compiled: bool = False) -> dict[str, float
     model, optimizer, seen = stepper(MODELS[name], compiled=compiled)
     watch, told = Stopwatch(), defaultdict[str, list[float]](list)
     writer = TensorBoardWriter(tempfile.mkdtemp())
-    with instrumented(watch), Monitor(model, optimizer, writers=[writer], **EVERY_STEP):
+    with instrumented(watch), Monitor(model, optimizer, writers=[writer], **EVERY_STEP) as monitor:
         for step in range(WARM_UP + steps):
             watch.spent.clear()
             times = [time.thread_time()]
@@ -126,6 +126,7 @@ def profile(name: str, steps: int, *, compiled: bool = False) -> dict[str, float
             for part in KINDS:
                 told[part].append(watch.spent[part])
             told["elsewhere"].append(seen_s - bare_s - sum(watch.spent.values()))
+    assert monitor.latest is not None and monitor.latest.sites
     return {part: statistics.median(seconds) * 1e3 for part, seconds in told.items()}
 
 

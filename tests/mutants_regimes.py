@@ -31,6 +31,27 @@ REGIMES = [
     ),
     ("old code is not forgotten", "collect/compiled.py", "remove_from_cache(code)", "str(code)", "test_compile_late"),
     (
+        "code of another model is called for ours",
+        "collect/attachment.py",
+        "            self._guards.open()\n",
+        "            pass\n",
+        "test_compile_late",
+    ),
+    (
+        "guards on hooks stay",
+        "collect/compiled.py",
+        "config.skip_nnmodule_hook_guards = True",
+        "pass",
+        "test_compile_late",
+    ),
+    (
+        "what another model took over is not looked for",
+        "coverage.py",
+        "self._collector.adopt_compiled(lost=True)",
+        "False",
+        "test_compile_late",
+    ),
+    (
         "evaluation asks for the switch",
         "collect/traced.py",
         "(module.training or not self._follows_mode) and self._switch.on:",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from actdiag.collect.compiled import HookGuards
 from tests.compiling import (
     COMPILER_WARNS,
     assert_same_numbers,
@@ -44,6 +46,57 @@ def test_R09_a_monitor_that_comes_after_the_first_call_still_observes(how: str) 
     watched = train(Modules, late, observe=outer if how == "wrapper" else inner)
     assert_same_numbers(watched.snapshot, truth.snapshot)
     assert watched.graphs == 3, "before, and then with and without recording"
+
+
+@regime(
+    "torch.compile",
+    "a second model of the same class, compiled and trained beside the one that is monitored",
+    exact="all numbers, of the monitored one alone: torch calls code that was compiled for one for the other, with or "
+    "without its hooks; it is compiled once more, with guards on them. A recorded step is lost by it, or three",
+    proves=("R9",),
+)
+@pytest.mark.parametrize("since", [0, 3])
+def test_R09_a_second_compiled_model_of_the_same_class_is_not_taken_for_the_first(
+    since: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def twins(make: Any) -> Any:
+        def wrap(model: nn.Module) -> Any:
+            call, other, calls = make(model), make(Modules()), list[int]()
+
+            def run(x: Tensor) -> Tensor:
+                calls.append(1)
+                if len(calls) > since:
+                    other(torch.ones(5, 8)).sum().backward()
+                found: Tensor = call(x)
+                return found
+
+            return run
+
+        return wrap
+
+    given: dict[str, Any] = {"observe": inner, "steps": 9, "log_every_n_steps": 1}
+    truth = train(Modules, twins(eager), **given)
+    caplog.set_level(logging.INFO, "actdiag")
+    watched = train(Modules, twins(compiled()), **given)
+    assert watched.monitor is not None and list(watched.snapshot.sites) == list(truth.snapshot.sites)
+    for name, site in truth.snapshot.sites.items():  # evidence about units lacks the steps that were lost
+        for value in ("mean", "std", "rms", "zero_fraction", "gate_mean", "grad_rms"):
+            told, wanted = getattr(watched.snapshot.sites[name], value), getattr(site, value)
+            assert told == (None if wanted is None else pytest.approx(wanted, rel=1e-5, abs=1e-7)), (name, value)
+    assert_same_training(watched, truth)
+    lost = [step for step, one in enumerate(watched.monitor.snapshots) if not one.sites]
+    assert lost == ([0] if since == 0 else [3, 4, 5])
+    told = [r.getMessage() for r in caplog.records if "compiled once more" in r.getMessage()]
+    assert len(told) == 1 and not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert torch._dynamo.config.skip_nnmodule_hook_guards is True, "as it was"
+
+
+def test_R09_guards_on_hooks_that_the_user_has_asked_for_stay() -> None:
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        guards = HookGuards()
+        guards.open()
+        guards.close()
+        assert torch._dynamo.config.skip_nnmodule_hook_guards is False
 
 
 @regime(

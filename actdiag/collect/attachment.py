@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from actdiag.collect.alone import After, Before
 from actdiag.collect.compiled import (
+    HookGuards,
     RecompileLimit,
     compiled_parts,
     forget_compiled,
@@ -68,6 +69,7 @@ class Attachment:
         self._mode: FunctionalMode | None = None
         self.switch = Switch()
         self._limit = RecompileLimit()
+        self._guards = HookGuards()
         roots = {id(module): name for name, module in named_modules(models)}
         self.tracing = Tracing(roots, self._stay)
         keep_out([Silent.__call__, Before.__call__, After.__call__, FunctionalMode.__torch_function__], models.values())
@@ -137,13 +139,20 @@ class Attachment:
         self._leave()
         self.switch.on = self._owner.scope.following = False
         self._limit.close()
+        self._guards.close()
         self._remove()
         self._hooks.clear()
 
-    def adopt_compiled(self) -> bool:
-        """Have code that is older than our hooks compiled once more; whether there was any. Done at most once."""
-        if self.tracing.seen or self._adopted:
+    def adopt_compiled(self, *, lost: bool = False) -> bool:
+        """Have code that is older than our hooks compiled once more; whether there was any. Done at most twice.
+
+        The second time it may be code of another model of this class that is called for ours: then with guards.
+        `lost`: hooks have been called, and are no more.
+        """
+        if self._guards.opened or (lost and not self._stays) or (self.tracing.seen and not lost):
             return False
+        if self._adopted or lost:
+            self._guards.open()
         self._adopted = True
         alive = self._alive().values()
         found = forget_compiled([*alive, *(unwrap(model) for model in alive)]) and define()

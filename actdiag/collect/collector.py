@@ -175,9 +175,9 @@ class Collector:
         if self.on_forward is not None:
             self.on_forward()
 
-    def adopt_compiled(self) -> bool:
-        """Have code that is older than our hooks compiled once more, if nothing was seen; whether there was any."""
-        found = self._attachment.adopt_compiled()
+    def adopt_compiled(self, *, lost: bool = False) -> bool:
+        """Have code compiled once more in which nothing was seen, or (`lost`) is any more; whether there was any."""
+        found = self._attachment.adopt_compiled(lost=lost)
         self._attachment.prepare()
         return found
 

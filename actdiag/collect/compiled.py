@@ -109,6 +109,34 @@ class RecompileLimit:
         self._raised.clear()
 
 
+class HookGuards:
+    """Has torch look, while open, whether a module has hooks before it calls compiled code for it.
+
+    By default it does not: code that was compiled for one model is called for another of the same class, and its hooks,
+    or that it has none, are those of the first.
+    """
+
+    def __init__(self) -> None:
+        self.opened = self._is_ours = False
+
+    def open(self) -> None:
+        """Of code that is compiled from here on."""
+        self.opened = True
+        with contextlib.suppress(Exception):
+            from torch._dynamo import config
+
+            self._is_ours, config.skip_nnmodule_hook_guards = bool(config.skip_nnmodule_hook_guards), False
+
+    def close(self) -> None:
+        """As it was, unless the user has asked for it."""
+        ours, self._is_ours = self._is_ours, False
+        if ours:
+            with contextlib.suppress(Exception):
+                from torch._dynamo import config
+
+                config.skip_nnmodule_hook_guards = True
+
+
 def refuses_to_recompile() -> bool:
     """Whether the user has asked that nothing be compiled any more: then the switch must stay as it is."""
     if "torch._dynamo.eval_frame" not in sys.modules:
