@@ -56,6 +56,8 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "every step, without the kernel": EVERY_STEP,
     **{f"budget of {percent} %": {"max_overhead": percent / 100} for percent in (1, 2, 5)},
     "compiled, A/A control": None,
+    "compiled, observed at no step": {"start_step": 10**9, "max_overhead": None},
+    "compiled, defaults, later": {},
     "compiled, every step": EVERY_STEP,
 }
 WARM_UP = 10
