@@ -106,14 +106,16 @@ class Coverage:
         self._ran |= {target.name for target in self._collector.targets} - unseen.keys()
         self._missing = {name: self._missing.get(name, 0) + 1 for name in unseen if name in self._ran}
         lost = {name: unseen[name] for name, times in self._missing.items() if times == _LOST_AFTER}
-        if lost and len(unseen) == snapshot.sites_selected and self._collector.adopt_compiled(lost=True):
+        all_lost = bool(lost) and len(unseen) == snapshot.sites_selected
+        trained = all_lost and any(told.grad_norm is not None for told in snapshot.parameters.values())
+        if trained and self._collector.adopt_compiled(lost=True):
             self._missing.clear()
             self._say(
                 logging.INFO,
                 "actdiag: step %d: no site has run for %d recorded steps; code of another compiled model may be called "
                 "for this one; it is compiled once more, to be observed", snapshot.step, _LOST_AFTER,
             )  # fmt: skip
-        elif lost and len(unseen) == snapshot.sites_selected:
+        elif all_lost:
             self._say(
                 logging.WARNING,
                 "actdiag: no site has run in the last %d recorded steps (now step %d). Is the model still in training "

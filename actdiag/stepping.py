@@ -54,7 +54,7 @@ class Driver:
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(Before(self._alone, self._before)))
             self._handles.append(
-                optimizer.register_step_post_hook(After(self._alone, self._after, timed=self._pass_over))
+                optimizer.register_step_post_hook(After(self._alone, self._after, timed=self._end_alone))
             )
 
     def _alive(self) -> list[Optimizer]:
@@ -124,10 +124,10 @@ class Driver:
         self._session.collector.single = False
         self._session.guarded(self._has_stepped, optimizer)
 
-    def _pass_over(self) -> None:
+    def _end_alone(self) -> None:
         """One of the last two steps has ended that are left alone."""
         self._catch_up()
-        self._session.schedule.budget.pass_over(last=not self._alone.steps)
+        self._session.guarded(self._session.schedule.budget.pass_over, last=not self._alone.steps)
 
     def _catch_up(self) -> None:
         """Count the steps that were left alone."""

@@ -38,6 +38,13 @@ REGIMES = [
         "test_compile_late",
     ),
     (
+        "who forbids recompiling is not obeyed",
+        "collect/attachment.py",
+        "        if refuses_to_recompile():\n            return False\n        again",
+        "        again",
+        "test_compile_late",
+    ),
+    (
         "guards on hooks stay",
         "collect/compiled.py",
         "config.skip_nnmodule_hook_guards = True",

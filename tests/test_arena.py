@@ -101,6 +101,25 @@ def test_no_buffer_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> 
     arena = learned(60, 60)
     assert arena.place(arena.take(60)) == 0 and arena.place(arena.take(60)) is None
     assert arena.place(arena.take(40)) == 60, "there is still room for what is smaller"
+    buffers = set()
+    for _ in range(6):
+        arena.begin()
+        buffers.add(arena.take(60).data_ptr())
+        arena.take(60)
+    assert len(buffers) == 2, "none is made anew because more is wanted than there may be"
+
+
+def test_a_step_that_is_begun_again_takes_the_same_room() -> None:
+    arenas = Arenas()
+    arena = arenas.of(HOST)
+    arena.take(10)
+    arena.begin()
+    for _ in range(5):
+        assert arena.place(arena.take(10)) == 0
+        arenas.restart()
+    arena.take(10)
+    arena.begin()
+    assert arena.take(10).untyped_storage().nbytes() == 8 * 13, "what was given up is not counted"
 
 
 @regime(

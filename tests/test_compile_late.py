@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from actdiag import Monitor
 from actdiag.collect.compiled import HookGuards
 from tests.compiling import (
     COMPILER_WARNS,
@@ -51,8 +52,8 @@ def test_R09_a_monitor_that_comes_after_the_first_call_still_observes(how: str) 
 @regime(
     "torch.compile",
     "a second model of the same class, compiled and trained beside the one that is monitored",
-    exact="all numbers, of the monitored one alone: torch calls code that was compiled for one for the other, with or "
-    "without its hooks; it is compiled once more, with guards on them. A recorded step is lost by it, or three",
+    exact="all numbers, of the monitored one alone: torch calls code of the one that has no hooks for the other; it is "
+    "compiled once more, with guards on hooks. A recorded step is lost by it, or three",
     proves=("R9",),
 )
 @pytest.mark.parametrize("since", [0, 3])
@@ -89,6 +90,36 @@ def test_R09_a_second_compiled_model_of_the_same_class_is_not_taken_for_the_firs
     told = [r.getMessage() for r in caplog.records if "compiled once more" in r.getMessage()]
     assert len(told) == 1 and not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert torch._dynamo.config.skip_nnmodule_hook_guards is True, "as it was"
+
+
+def test_R09_guards_on_hooks_stay_while_one_monitor_needs_them() -> None:
+    first, second = HookGuards(), HookGuards()
+    for one in (first, second):
+        one.open()
+    first.close()
+    assert torch._dynamo.config.skip_nnmodule_hook_guards is False
+    second.close()
+    assert torch._dynamo.config.skip_nnmodule_hook_guards is True
+
+
+def test_R09_who_forbids_recompiling_is_obeyed_though_no_site_runs_any_more() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+    call, idle = torch.compile(model, backend="aot_eager"), nn.Linear(8, 4)
+    optimizer = torch.optim.SGD([*model.parameters(), *idle.parameters()], lr=0.1)
+    try:
+        with Monitor(call, optimizer, log_every_n_steps=1, max_overhead=None) as monitor:
+            for step in range(12):
+                if step == 3:
+                    torch.compiler.set_stance("fail_on_recompile")
+                found = call(torch.randn(5, 8)) if step < 3 or step > 8 else model[0].weight * 2
+                found.square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            assert monitor.latest is not None and len(monitor.latest.sites) == 3
+    finally:
+        torch.compiler.set_stance("default")
 
 
 def test_R09_guards_on_hooks_that_the_user_has_asked_for_stay() -> None:

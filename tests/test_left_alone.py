@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from torch.optim import SGD, Optimizer
 import actdiag
 from actdiag import Monitor
 from actdiag.collect.budget import Budget
+from actdiag.collect.parameters import ParameterWatch
 from actdiag.collect.schedule import Schedule
+from actdiag.collect.timeline import Timeline
 from actdiag.config import Options
 
 PACKAGE = f"{Path(actdiag.__file__).parent}{os.sep}"
@@ -165,6 +168,35 @@ def test_nothing_stays_with_a_parameter_that_was_watched() -> None:
         sys.setprofile(None)
     assert calls and not any("hook" in name for name in calls)
     assert all(getattr(p, "_post_accumulate_grad_hooks", None) is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_model_that_is_gone_takes_its_hooks_along_and_no_other_models(several: bool) -> None:
+    """`several`: as where processes train together, with hooks on the parameters themselves."""
+    kept, gone = small(), small()
+    watch = ParameterWatch([("kept", kept), ("gone", gone)], lambda name, error: pytest.fail(name), several=several)
+    watch.watch()
+    held = weakref.ref(gone[0].weight)
+    del gone
+    assert held() is None
+    kept(torch.randn(3, 4)).sum().backward()
+    assert all(record.fresh for record in watch.records() if record.name.startswith("kept"))
+    watch.release()
+    assert not any(getattr(p, "_post_accumulate_grad_hooks", None) for p in kept.parameters())
+
+
+def test_a_clock_that_fails_raises_nothing_into_the_optimizers_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = Timeline.mark
+
+    def failing(self: Timeline, what: str) -> list[tuple[str, float | None]]:
+        if what in ("last", "passed"):
+            raise ValueError("no clock")
+        return mark(self, what)
+
+    monkeypatch.setattr(Timeline, "mark", failing)
+    monitor = trained(60)
+    assert recorded(monitor)[0] == 0
+    monitor.close()
 
 
 def test_a_model_that_is_converted_and_brought_back_between_two_steps_is_followed() -> None:

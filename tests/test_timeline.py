@@ -110,12 +110,40 @@ def test_times_of_two_clocks_are_not_known(gpu: Gpu, monkeypatch: pytest.MonkeyP
     assert line.mark("other gpu") == [("other gpu", None)]
 
 
-def test_what_a_gpu_never_comes_to_takes_no_memory(gpu: Gpu) -> None:
+def test_what_a_gpu_comes_to_too_late_takes_no_memory_and_is_no_time(gpu: Gpu) -> None:
     line = Timeline(lambda: 0.0)
-    gpu.work(0.0, 1e9)
     for _ in range(10_000):
+        gpu.work(0.0, 1.0)
         assert line.mark("step") == []
     assert len(line._waiting) < 1000
+    gpu.host += 1e6
+    told = line.mark("last")
+    assert told[0] == ("step", None) and {took for _, took in told[1:-1]} == {1.0}, "the gap is of no step"
+
+
+def test_a_gpu_that_cannot_be_asked_is_not_asked_again(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while another thread captures a graph. Nothing is raised: this is called in the user's optimizer step."""
+    now = [1.0]
+    line = Timeline(lambda: now[0])
+    line.mark("start")
+
+    def refuse() -> Event:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(timeline_file, "_event", refuse)
+    assert line.mark("refused") == [("refused", None)]
+    now[0] += 2.5
+    assert line.mark("next") == [("next", 2.5)]
+
+
+def test_of_two_streams_the_later_mark_may_be_reached_first_and_no_time_is_below_zero(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Timeline(lambda: 0.0)
+    gpu.host = 10.0
+    for at, took in ((5.0, None), (3.0, None), (4.0, 1.0)):
+        monkeypatch.setattr(timeline_file, "_event", lambda at=at: Event(gpu, at))
+        assert line.mark("step") == [("step", took)]
 
 
 @regime(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -25,28 +26,35 @@ class Arena:
         self._device = device
         self._buffers: list[Tensor | None] = [None, None]
         self._now: Tensor | None = None
+        self._lock = Lock()
         self._used = self._wanted = 0
 
     def begin(self) -> None:
         """A recorded step begins: what the one before the last has written is given up."""
         self._buffers.reverse()
         if not capturing(self._device):
-            size = min(math.ceil(self._wanted * _SLACK), MOST)
-            if self._wanted and (self._buffers[0] is None or self._buffers[0].numel() < self._wanted):
+            least, held = min(self._wanted, MOST), self._buffers[0]
+            if least and (held is None or held.numel() < least):
+                size = min(math.ceil(least * _SLACK), MOST)
                 self._buffers[0] = torch.empty(size, dtype=torch.float64, device=self._device)
         self._now = self._buffers[0]
+        self.restart()
+
+    def restart(self) -> None:
+        """What was taken in this step is given up."""
         self._used = self._wanted = 0
 
     def take(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """An uninitialized tensor: of float64 or int64, contiguous, in the buffer if there is room."""
-        size = math.prod(shape)
-        self._wanted += size
-        buffer = self._now
-        if buffer is None or self._used + size > buffer.numel() or capturing(self._device):
+        size, buffer = math.prod(shape), self._now
+        with self._lock:  # forwards in two threads
+            at = self._used
+            has_room = buffer is not None and at + size <= buffer.numel() and not capturing(self._device)
+            self._wanted += size
+            self._used += size * has_room
+        if buffer is None or not has_room:
             return torch.empty(shape, dtype=dtype, device=self._device)
-        taken = buffer[self._used : self._used + size].view(dtype).view(shape)
-        self._used += size
-        return taken
+        return buffer[at : at + size].view(dtype).view(shape)
 
     def place(self, x: Tensor) -> int | None:
         """Where in the buffer a tensor begins that lies in it as it was taken, or a part of it; None for all others."""
@@ -78,6 +86,11 @@ class Arenas:
         for arena in self._arenas.values():
             arena.begin()
 
+    def restart(self) -> None:
+        """What was taken in this step is given up."""
+        for arena in self._arenas.values():
+            arena.restart()
+
     def find(self, device: torch.device) -> Arena | None:
         """The one of a device, if something was taken from it."""
         return self._arenas.get(device)
@@ -85,4 +98,7 @@ class Arenas:
 
 def capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is captured now on the stream of a device."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_current_stream_capturing())

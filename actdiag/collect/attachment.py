@@ -151,13 +151,15 @@ class Attachment:
         """
         if self._guards.opened or (lost and not self._stays) or (self.tracing.seen and not lost):
             return False
-        if self._adopted or lost:
-            self._guards.open()
-        self._adopted = True
+        if refuses_to_recompile():
+            return False
+        again, self._adopted = self._adopted or lost, True
         alive = self._alive().values()
         found = forget_compiled([*alive, *(unwrap(model) for model in alive)]) and define()
         if found:
             self._stay()
+        if found and again:
+            self._guards.open()
         return found
 
     def _alive(self) -> dict[str, nn.Module]:

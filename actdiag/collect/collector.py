@@ -137,7 +137,6 @@ class Collector:
     def arm(self, step: int, *, recording: bool) -> None:
         """Observe the step that begins now: everything, or (on a watch step) only what can die."""
         self.disarm()
-        self._generation += 1
         self.step, self.recording, self.single = step, recording, False
         self.scope.clear()
         self._order = 0 if recording else self._order
@@ -151,6 +150,7 @@ class Collector:
         """What was added up since `arm` belongs to a step that was skipped: forget it, go on observing."""
         self._generation += 1
         self._gates.clear()
+        self.arenas.restart()
         for site in self.sites.values():
             site.clear()
 

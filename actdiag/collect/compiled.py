@@ -11,6 +11,7 @@ import contextlib
 import gc
 import math
 import sys
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType
 from typing import Any
@@ -110,10 +111,9 @@ class RecompileLimit:
 
 
 class HookGuards:
-    """Has torch look, while open, whether a module has hooks before it calls compiled code for it.
+    """Has torch look, while open, whether a module has hooks before it calls code that was compiled without any.
 
-    By default it does not: code that was compiled for one model is called for another of the same class, and its hooks,
-    or that it has none, are those of the first.
+    By default it does not: such code of one model is called for another of the same class, whose hooks are not called.
     """
 
     def __init__(self) -> None:
@@ -125,16 +125,23 @@ class HookGuards:
         with contextlib.suppress(Exception):
             from torch._dynamo import config
 
-            self._is_ours, config.skip_nnmodule_hook_guards = bool(config.skip_nnmodule_hook_guards), False
+            self._is_ours = bool(config.skip_nnmodule_hook_guards) or any(one._is_ours for one in _GUARDING)
+            config.skip_nnmodule_hook_guards = False
+            _GUARDING.add(self)
 
     def close(self) -> None:
-        """As it was, unless the user has asked for it."""
+        """As it was, unless the user has asked for it, or another monitor still needs it."""
+        _GUARDING.discard(self)
         ours, self._is_ours = self._is_ours, False
-        if ours:
+        if ours and not _GUARDING:
             with contextlib.suppress(Exception):
                 from torch._dynamo import config
 
                 config.skip_nnmodule_hook_guards = True
+
+
+_GUARDING: weakref.WeakSet[HookGuards] = weakref.WeakSet()
+"""Those that are open: the option that they set is not one of a model."""
 
 
 def refuses_to_recompile() -> bool:

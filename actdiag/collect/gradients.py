@@ -117,7 +117,7 @@ class _Hooked:
 
 
 class Hooks:
-    """Hooks on parameters, until `remove`.
+    """Hooks on the parameters of one model, until `remove`.
 
     torch goes on calling into Python for a parameter that had a post-accumulate hook once (1 to 2 us a backward, for
     good). So on the CPU the hook is put on the node that accumulates, which is gone with the graph of the step; a
@@ -151,14 +151,10 @@ class Hooks:
                 one.handle.remove()
                 one.put(parameter, node)
 
-    def remove(self) -> None:
-        """Take them off."""
+    def remove(self, *_: object) -> None:
+        """Take them off: at the end of a step, or when the model is gone, since a node holds its parameter."""
         for one in self._hooked:
             one.handle.remove()
-        self._hooked.clear()
-
-    def forget(self, *_: object) -> None:
-        """The model is gone: a node holds its parameter."""
         self._hooked.clear()
 
 

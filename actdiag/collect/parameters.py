@@ -35,8 +35,10 @@ class ParameterWatch:
     ) -> None:
         """`several`: processes train together, and what a backward leaves is not final before its very end."""
         self._reducer = reducer or Eager()
-        self._hooks = Hooks(lasting=several)
-        self._models = [(name, weakref.ref(module, self._hooks.forget)) for name, module in named]
+        self._models: list[tuple[str, weakref.ref[nn.Module], Hooks]] = []
+        for name, module in named:
+            hooks = Hooks(lasting=several)
+            self._models.append((name, weakref.ref(module, hooks.remove), hooks))
         self._fail = fail
         self._several = several
         self._asked: set[int] = set()
@@ -50,9 +52,10 @@ class ParameterWatch:
         self._always_updates = False
         self._asked.clear()
         seen: set[int] = set()
-        alive = [(prefix, module) for prefix, ref in self._models if (module := ref()) is not None]
-        flat = flat_shares(module for _, module in alive) if self._several else {}
-        for prefix, module in alive:
+        alive = [(prefix, module, hooks) for prefix, ref, hooks in self._models if (module := ref()) is not None]
+        flat = flat_shares(module for _, module, _ in alive) if self._several else {}
+        for prefix, module, hooks in alive:
+            begin = len(self._own)
             for path, parameter in clean_names(module, module.named_parameters()):
                 if id(parameter) in seen or isinstance(parameter, nn.parameter.UninitializedParameter):
                     continue
@@ -62,17 +65,18 @@ class ParameterWatch:
                 record = ParameterRecord(name, parameter, share)
                 record.flat = id(parameter) in flat
                 self._own.append((weakref.ref(parameter), record))
-        self._hooks.put(
-            [
-                (p, Accumulated(record, weakref.ref(p), self._fail, self._wait_for))
-                for p, record in self._alive()
-                if p.requires_grad and p.is_leaf
-            ]
-        )
+            hooks.put(
+                [
+                    (p, Accumulated(record, weakref.ref(p), self._fail, self._wait_for))
+                    for p, record in _alive(self._own[begin:])
+                    if p.requires_grad and p.is_leaf
+                ]
+            )
 
     def renew(self) -> None:
         """A forward begins: a model that was moved since `watch` is followed."""
-        self._hooks.renew()
+        for *_, hooks in self._models:
+            hooks.renew()
 
     def _alive(self) -> list[tuple[nn.Parameter, ParameterRecord]]:
         return _alive(self._own)
@@ -225,7 +229,8 @@ class ParameterWatch:
 
     def rest(self) -> None:
         """Remove the gradient hooks: no backward of this step is to come."""
-        self._hooks.remove()
+        for *_, hooks in self._models:
+            hooks.remove()
 
     def release(self) -> None:
         """Remove the gradient hooks and forget the step."""

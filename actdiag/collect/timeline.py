@@ -11,7 +11,7 @@ import torch
 Stamp = Any
 """Seconds of the host, an event of a GPU, or None for a time that is not known."""
 _MOST_WAITING = 256
-"""Marks that a GPU has not come to; no host is so far ahead."""
+"""Marks that a GPU has not come to. Of more the oldest are given up, and the time since."""
 
 
 class _Mark(NamedTuple):
@@ -32,24 +32,40 @@ class Timeline:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock`: of the host."""
         self.clock = clock
-        self._waiting: deque[_Mark] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[_Mark] = deque()
         self._last: Stamp = None
+        self._by_host = False
 
     def mark(self, what: str) -> list[tuple[str, float | None]]:
         """`what` ends now. Returns what is known by now to have ended, and seconds since the mark before it.
 
-        None where that is not known: at first, after `restart`, and while a CUDA graph is captured.
+        None where that is not known: at first, after `restart`, and while a CUDA graph is captured. A GPU that cannot
+        be asked (another thread captures a graph) is not asked again: from then on the host's clock is taken.
         """
-        on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        if on_gpu and torch.cuda.is_current_stream_capturing():
-            self._waiting.append(_Mark(what, None))
-            return []
-        self._waiting.append(_Mark(what, _event() if on_gpu else self.clock()))
-        return self._arrived()
+        if self._by_host or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            self._add(what, self.clock())
+            return self._arrived()
+        try:
+            if torch.cuda.is_current_stream_capturing():
+                self._add(what, None)
+                return []
+            self._add(what, _event())
+            return self._arrived()
+        except RuntimeError:
+            self._by_host = True
+            self._waiting.clear()
+            self._last = self.clock()
+            return [(what, None)]
 
     def restart(self) -> None:
         """What happens from here on, up to the next mark, is not timed."""
-        self._waiting.append(_Mark(None, None))
+        self._add(None, None)
+
+    def _add(self, what: str | None, at: Stamp) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            self._waiting.clear()
+            self._waiting.append(_Mark(None, None))
+        self._waiting.append(_Mark(what, at))
 
     def _arrived(self) -> list[tuple[str, float | None]]:
         found = []
@@ -78,7 +94,10 @@ def _between(before: Stamp, after: Stamp) -> float | None:
     of_host = [isinstance(at, (int, float)) for at in (before, after)]
     if all(of_host):
         return float(after - before)
+    if any(of_host):
+        return None
     try:
-        return None if any(of_host) else float(before.elapsed_time(after)) / 1e3
+        took_s = float(before.elapsed_time(after)) / 1e3
     except RuntimeError:  # events of two GPUs
         return None
+    return took_s if took_s >= 0 else None  # of two streams the later event may come first
