@@ -50,11 +50,6 @@ COST = {
             "",
         ),
         (
-            "a step inside a step is counted as one",
-            "or not alone.inside or alone.nested or",
-            "or not alone.inside or",
-        ),
-        (
             "steps that have passed are counted twice",
             "passed, self.passed = self.passed, 0",
             "passed = self.passed",

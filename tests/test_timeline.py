@@ -108,6 +108,8 @@ def test_times_of_two_clocks_are_not_known(gpu: Gpu, monkeypatch: pytest.MonkeyP
     assert line.mark("gpu") == [("gpu", None)], "CUDA was first used in this step"
     monkeypatch.setattr(timeline_file, "_event", lambda: Event(gpu, gpu.host, device=1))
     assert line.mark("other gpu") == [("other gpu", None)]
+    gpu.host += 0.5
+    assert line.mark("same gpu") == [("same gpu", pytest.approx(0.5))], "it goes on being asked"
 
 
 def test_what_a_gpu_comes_to_too_late_takes_no_memory_and_is_no_time(gpu: Gpu) -> None:
