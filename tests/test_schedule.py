@@ -96,6 +96,18 @@ def test_the_steps_after_an_observed_one_are_of_its_cost(budget: float, after: f
     assert "record" in modes and "watch" in modes
 
 
+def test_an_interval_pays_for_the_steps_after_as_well() -> None:
+    """Nothing is owed yet: the first second is free."""
+    clock, ms = Clock(), 2.0**-10
+    budget = Budget(0.02, clock)
+    budget.lap("off")
+    for _ in range(12):
+        for took, mode in [(11, "record"), (6, "off"), (6, "off"), *[(1, "off")] * 6]:
+            clock.now += took * ms
+            budget.lap(mode)  # type: ignore[arg-type]
+    assert budget.state()["interval"]["record"] == pytest.approx((10 + 5 + 5) / 0.01, abs=1)
+
+
 def still() -> tuple[Budget, Clock]:
     """A budget that has timed steps of 2 between observed ones, and ten of 1 that were left alone."""
     clock = Clock()
