@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from actdiag.collect.tiling import Limits
 from actdiag.collect.triton_reducer import Triton
 from actdiag.snapshot import Snapshot
 from actdiag.write.memory import MemoryWriter
+from tests.arriving import Coming, copied
 from tests.oracle import statistics
 from tests.reductions import EVERYTHING, FACTS, INF, INTO, NAN, SHAPES, known, same, tensor_of
 from tests.test_no_sync import Spy
@@ -189,15 +190,6 @@ def test_sums_lie_in_the_buffer_of_the_step_and_evidence_about_units_does_not() 
 
 def test_a_training_is_told_from_the_buffer_as_it_is_without(monkeypatch: pytest.MonkeyPatch) -> None:
     """One copy a recorded step, read one step later; layers that run twice, and micro-batches, merge."""
-    copies: list[int] = []
-
-    class Coming:
-        def __init__(self, tensors: Sequence[Tensor]) -> None:
-            copies.append(len(tensors))
-            self._hosts = [x.clone() for x in tensors]
-
-        def read(self) -> list[Tensor]:
-            return self._hosts
 
     def trained(made: Callable[[Arenas], Reducer]) -> list[Snapshot]:
         torch.manual_seed(0)
@@ -219,10 +211,11 @@ def test_a_training_is_told_from_the_buffer_as_it_is_without(monkeypatch: pytest
         return writer.snapshots
 
     expected = trained(lambda arenas: Eager())
+    copied.clear()
     monkeypatch.setattr(sending, "LATE_DEVICES", frozenset({"cpu"}))
     monkeypatch.setattr(sending, "Coming", Coming)
     found = trained(lambda arenas: Triton(device="cpu", limits=SMALL, arenas=arenas))
-    assert copies == [1] * 5 and [s.step for s in found] == [s.step for s in expected] == list(range(5))
+    assert copied == [1] * 5 and [s.step for s in found] == [s.step for s in expected] == list(range(5))
     for a, b in zip(found, expected, strict=True):
         assert list(a.sites) == list(b.sites) and len(a.sites) == 6
         for name, site in a.sites.items():

@@ -15,21 +15,10 @@ from actdiag.collect import arena as arena_file
 from actdiag.collect import sending
 from actdiag.collect.arena import Arena, Arenas
 from actdiag.collect.sending import Fetched, Readout
+from tests.arriving import Coming, copied
 from tests.regimes import regime
 
 HOST = torch.device("cpu")
-copied: list[list[Tensor]] = []
-
-
-class Coming:
-    """Copies that are complete when somebody waits for them."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._hosts = [x.clone() for x in tensors]
-        copied.append(self._hosts)
-
-    def read(self) -> list[Tensor]:
-        return self._hosts
 
 
 @pytest.fixture
@@ -184,7 +173,7 @@ def test_what_arrives_is_what_was_written_whatever_lies_in_the_buffer(
             tensors.append(x.copy_(torch.arange(x.numel()).reshape(shape) + 1000 * i + (2**40 if whole else 0.25)))
         expected = [x.clone().numpy() for x in tensors]
         found = sent(tensors, arenas)["site"]["group"]
-        assert len(copied) == 1 and len(copied[0]) == 1, "one copy"
+        assert copied == [1], "one copy"
         for i, array in enumerate(expected):
             assert found[str(i)].shape == array.shape
             np.testing.assert_array_equal(found[str(i)], array)

@@ -5,13 +5,12 @@ The host plays the device: its tensors are "sent", and come when they are waited
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD
 
 from actdiag import Monitor
@@ -21,21 +20,9 @@ from actdiag.collect.sending import Sent
 from actdiag.outlet import FindingError
 from actdiag.snapshot import Snapshot
 from actdiag.write.memory import MemoryWriter
+from tests.arriving import Coming, happened
 
 OPTIONS: dict[str, Any] = {"log_every_n_steps": 3, "watch_every_n_steps": 1, "max_overhead": None}
-happened: list[str] = []
-
-
-class Coming:
-    """Copies that are complete when somebody waits for them."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        happened.append("sent")
-        self._hosts = [x.clone() for x in tensors]
-
-    def read(self) -> list[Tensor]:
-        happened.append("read")
-        return self._hosts
 
 
 @pytest.fixture
