@@ -25,8 +25,8 @@ class Timeline:
     """Seconds between marks.
 
     Where CUDA is in use the marks are events on the current stream: a host that runs ahead of its GPU would measure how
-    long it takes to launch a step. A GPU that has nothing to do comes to an event at once, so these are times of the slower
-    of both. They are told when they are known, in order; nothing is waited for.
+    long it takes to launch a step. A GPU that has nothing to do comes to an event at once, so these are times of the
+    slower of both. They are told when they are known, in order; nothing is waited for.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
